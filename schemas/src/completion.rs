@@ -1,0 +1,385 @@
+//! The completion: the one terminal event of a task, as headers and body.
+
+use crate::header::{self, Headers};
+use crate::id::{RunToken, TaskId};
+use crate::limits::ERROR_BYTES_MAX;
+use crate::options::{Micros, PayloadCodec, Priority};
+use crate::task::{Callback, TaskEvent, TraceContext};
+use crate::token::{InvalidName, QueueName, TaskType, Tenant};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// How a task ended. Exactly one of these is stored for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The handler returned an output.
+    Succeeded,
+    /// The handler failed for good, or its attempts were used up.
+    Failed,
+    /// Somebody cancelled it.
+    Cancelled,
+    /// It had not started by its deadline.
+    Expired,
+    /// It was never run: its body or an option was no good.
+    Rejected,
+}
+
+impl Outcome {
+    /// All outcomes.
+    pub const ALL: [Self; 5] = [Self::Succeeded, Self::Failed, Self::Cancelled, Self::Expired, Self::Rejected];
+
+    /// The word that stands in the header.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Outcome {
+    type Err = InvalidName;
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        Self::ALL.into_iter().find(|outcome| outcome.as_str() == text).ok_or_else(|| {
+            InvalidName::new("outcome", text, "must be succeeded, failed, cancelled, expired or rejected")
+        })
+    }
+}
+
+/// Why a task did not succeed: the body of such a completion.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Failure {
+    /// A stable word for programs: `handler`, `panic`, `timeout`, `schema`, `json`, `option`, ...
+    pub code: String,
+    /// One sentence for people.
+    pub message: String,
+    /// Where in the body the fault lies, as a JSON Pointer (RFC 6901).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// What caused it, the nearest cause first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<String>,
+}
+
+impl Failure {
+    /// A failure without causes.
+    pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into(), path: None, chain: Vec::new() }
+    }
+
+    /// Cuts message and causes to [`ERROR_BYTES_MAX`] together; says whether anything was cut.
+    pub fn cut(&mut self) -> bool {
+        let mut left = ERROR_BYTES_MAX;
+        let mut was_cut = cut_text(&mut self.message, &mut left);
+        let before = self.chain.len();
+        self.chain.retain_mut(|cause| {
+            let keep = left > 0;
+            if keep {
+                was_cut |= cut_text(cause, &mut left);
+            }
+            keep
+        });
+        was_cut | (self.chain.len() < before)
+    }
+}
+
+/// Cuts at a character's boundary and leaves a visible mark.
+fn cut_text(text: &mut String, left: &mut usize) -> bool {
+    const MARK: &str = " … (cut)";
+    if text.len() <= *left {
+        *left -= text.len();
+        return false;
+    }
+    let mut end = left.saturating_sub(MARK.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text.push_str(MARK);
+    *left = 0;
+    true
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)?;
+        if let Some(path) = &self.path {
+            write!(f, " (at {path})")?;
+        }
+        self.chain.iter().try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}
+
+/// The terminal event of a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Completion {
+    /// The task.
+    pub id: TaskId,
+    /// Its type.
+    pub task_type: TaskType,
+    /// Its queue; absent where a client cancelled a task that it knows by id alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueName>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The attempt that ended it, from 1; 0 where none started.
+    #[serde(default)]
+    pub attempt: u32,
+    /// The run that ended it; 0 where none started.
+    #[serde(default)]
+    pub run: u32,
+    /// The token of that run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub token: Option<RunToken>,
+    /// Its tenant.
+    #[serde(default)]
+    pub tenant: Tenant,
+    /// Its priority.
+    #[serde(default)]
+    pub priority: Priority,
+    /// When it was submitted.
+    #[serde(default)]
+    pub submitted_at: Micros,
+    /// When it ended.
+    #[serde(default)]
+    pub finished_at: Micros,
+    /// Milliseconds from its submission (or due time) to the start of its last run.
+    #[serde(default)]
+    pub wait_ms: f64,
+    /// Milliseconds that its last run took.
+    #[serde(default)]
+    pub run_ms: f64,
+    /// Whether the task was older than DONE's oldest record, so that it may have completed before.
+    #[serde(default)]
+    pub late: bool,
+    /// Whether output or error was cut to its bound.
+    #[serde(default)]
+    pub cut: bool,
+    /// The task whose completion caused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<TaskId>,
+    /// What this completion triggers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub callbacks: Vec<Callback>,
+    /// The trace to go on with.
+    #[serde(default)]
+    pub trace: TraceContext,
+    /// How `body` is written.
+    #[serde(default)]
+    pub codec: PayloadCodec,
+    /// The output of a success; otherwise a [`Failure`] as JSON.
+    pub body: Vec<u8>,
+}
+
+/// A completion that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// A header is missing or has no such value.
+    #[error("the completion has no valid {0} header")]
+    Header(&'static str),
+    /// The subject is not that of a completion.
+    #[error("{0:?} is not the subject of a completion")]
+    Subject(String),
+}
+
+impl Completion {
+    /// A completion of `task` that says how it ended, with no body yet.
+    pub fn of(task: &TaskEvent, outcome: Outcome, finished_at: Micros) -> Self {
+        Self {
+            id: task.id.clone(),
+            task_type: task.task_type.clone(),
+            queue: Some(task.queue.clone()),
+            outcome,
+            attempt: 0,
+            run: task.run,
+            token: None,
+            tenant: task.tenant.clone(),
+            priority: task.priority,
+            submitted_at: task.submitted_at,
+            finished_at,
+            wait_ms: 0.0,
+            run_ms: 0.0,
+            late: false,
+            cut: false,
+            parent: task.parent.clone(),
+            callbacks: task.callbacks.clone(),
+            trace: task.trace.clone(),
+            codec: PayloadCodec::Json,
+            body: Vec::new(),
+        }
+    }
+
+    /// The same with a failure as its body, cut to its bound.
+    pub fn with_failure(mut self, mut failure: Failure) -> Self {
+        self.cut |= failure.cut();
+        self.codec = PayloadCodec::Json;
+        self.body = serde_json::to_vec(&failure).expect("a failure holds nothing but text");
+        self
+    }
+
+    /// The failure in the body; `None` after a success.
+    pub fn failure(&self) -> Option<Failure> {
+        if self.outcome == Outcome::Succeeded {
+            return None;
+        }
+        Some(serde_json::from_slice(&self.body).unwrap_or_else(|_| {
+            // A plain client may have written anything.
+            Failure::new("handler", String::from_utf8_lossy(&self.body).chars().take(2000).collect::<String>())
+        }))
+    }
+
+    /// The headers of the completion's message: a binary CloudEvent.
+    pub fn headers(&self, time_rfc3339: &str) -> Headers {
+        let mut headers = Headers::new();
+        headers.push(header::CE_SPECVERSION, "1.0");
+        headers.push(header::CE_ID, self.id.as_str());
+        headers.push(
+            header::CE_SOURCE,
+            self.queue.as_ref().map_or_else(|| "/jetlane".into(), |q| format!("/jetlane/{q}")),
+        );
+        headers.push(header::CE_TYPE, "jetlane.completion");
+        if !time_rfc3339.is_empty() {
+            headers.push(header::CE_TIME, time_rfc3339);
+        }
+        headers.push(header::OUTCOME, self.outcome.as_str());
+        headers.push(header::ATTEMPT, self.attempt.to_string());
+        headers.push(header::RUN, self.run.to_string());
+        headers.push(header::WAIT_MS, format!("{:.3}", self.wait_ms));
+        headers.push(header::RUN_MS, format!("{:.3}", self.run_ms));
+        headers.push(header::SUBMITTED_US, self.submitted_at.0.to_string());
+        if let Some(token) = self.token {
+            headers.push(header::TOKEN, token.to_string());
+        }
+        if self.codec != PayloadCodec::Json {
+            headers.push(header::CE_DATACONTENTTYPE, self.codec.media_type());
+        }
+        if !self.tenant.is_shared() {
+            headers.push(header::TENANT, crate::intake::percent_encode(self.tenant.as_str()));
+        }
+        if self.priority != Priority::Normal {
+            headers.push(header::PRIORITY, self.priority.as_str());
+        }
+        for (name, set) in [(header::LATE, self.late), (header::CUT, self.cut)] {
+            if set {
+                headers.push(name, "true");
+            }
+        }
+        if let Some(parent) = &self.parent {
+            headers.push(header::PARENT, parent.as_str());
+        }
+        if !self.callbacks.is_empty() {
+            let json = serde_json::to_string(&self.callbacks).expect("callbacks hold nothing but text");
+            headers.push(header::CALLBACKS, crate::intake::percent_encode(&json));
+        }
+        if !self.trace.is_empty() {
+            headers.push(header::TRACEPARENT, &*self.trace.traceparent);
+            if !self.trace.tracestate.is_empty() {
+                headers.push(header::TRACESTATE, &*self.trace.tracestate);
+            }
+        }
+        headers
+    }
+
+    /// Reads a completion from its message. Only subject and outcome are required, so that a plain
+    /// client completes a task with one header.
+    pub fn from_message(subject: &str, headers: &Headers, body: &[u8]) -> Result<Self, Unreadable> {
+        let (task_type, id) = crate::subject::parse_done(subject)
+            .ok_or_else(|| Unreadable::Subject(subject.chars().take(200).collect()))?;
+        let outcome = headers
+            .get(header::OUTCOME)
+            .and_then(|text| text.parse().ok())
+            .ok_or(Unreadable::Header(header::OUTCOME))?;
+        let number =
+            |name| headers.get(name).and_then(|text| text.parse::<f64>().ok()).filter(|n| n.is_finite()).unwrap_or(0.0);
+        let text = |name| headers.get(name).map(crate::intake::percent_decode);
+        let queue = headers
+            .get(header::CE_SOURCE)
+            .and_then(|source| source.strip_prefix("/jetlane/"))
+            .or_else(|| headers.get(header::QUEUE))
+            .and_then(|queue| QueueName::new(queue).ok());
+        let submitted_at = Micros(headers.get(header::SUBMITTED_US).and_then(|t| t.parse().ok()).unwrap_or(0));
+        let (wait_ms, run_ms) = (number(header::WAIT_MS), number(header::RUN_MS));
+        Ok(Self {
+            id,
+            task_type,
+            queue,
+            outcome,
+            attempt: number(header::ATTEMPT) as u32,
+            run: number(header::RUN) as u32,
+            token: headers.get(header::TOKEN).and_then(|text| text.parse().ok()),
+            tenant: text(header::TENANT).and_then(|t| Tenant::new(t).ok()).unwrap_or_default(),
+            priority: headers.get(header::PRIORITY).and_then(|t| t.parse().ok()).unwrap_or_default(),
+            submitted_at,
+            finished_at: Micros(submitted_at.0 + ((wait_ms + run_ms) * 1_000.0) as u64),
+            wait_ms,
+            run_ms,
+            late: headers.get(header::LATE) == Some("true"),
+            cut: headers.get(header::CUT) == Some("true"),
+            parent: headers.get(header::PARENT).and_then(|t| TaskId::new(t).ok()),
+            callbacks: text(header::CALLBACKS).and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default(),
+            trace: TraceContext::from_headers(headers),
+            codec: headers.get(header::CE_DATACONTENTTYPE).and_then(PayloadCodec::from_media_type).unwrap_or_default(),
+            body: body.to_vec(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subject;
+
+    fn completion() -> Completion {
+        let mut task = TaskEvent::new(
+            TaskId::generate(),
+            TaskType::new("image.thumbnail").expect("valid"),
+            QueueName::new("pictures").expect("valid"),
+            Micros(1_000_000),
+            Vec::new(),
+        );
+        task.tenant = Tenant::new("Zoë \"& co\" 100%").expect("valid");
+        task.callbacks = vec![Callback::Webhook { endpoint: "gallery".into() }];
+        let mut completion = Completion::of(&task, Outcome::Failed, Micros(1_003_500));
+        (completion.attempt, completion.run, completion.token) = (2, 3, Some(RunToken::from_bits(42)));
+        (completion.wait_ms, completion.run_ms) = (1.25, 2.25);
+        completion.with_failure(Failure::new("timeout", "took too long"))
+    }
+
+    #[test]
+    fn what_is_written_to_headers_and_body_is_read_back() {
+        let completion = completion();
+        let subject = subject::done(&completion.task_type, &completion.id);
+        let headers = completion.headers("2026-11-22T00:00:00Z");
+        let read = Completion::from_message(&subject, &headers, &completion.body).expect("readable");
+        assert_eq!(read, completion);
+    }
+
+    #[test]
+    fn a_plain_client_completes_with_one_header() {
+        let headers = vec![("Ce-JetlaneOutcome".to_owned(), "failed".to_owned())].into();
+        let read = Completion::from_message("jetlane.done.a.b.s12", &headers, b"disk full").expect("readable");
+        assert_eq!(read.failure().map(|f| f.message), Some("disk full".into()));
+    }
+
+    #[test]
+    fn a_long_error_is_cut_visibly_and_within_its_bound() {
+        let mut failure = Failure::new("handler", "é".repeat(ERROR_BYTES_MAX));
+        failure.chain = vec!["cause".into()];
+        assert!(failure.cut());
+        assert!(failure.message.ends_with("(cut)") && failure.message.len() <= ERROR_BYTES_MAX);
+        assert!(failure.chain.is_empty());
+    }
+}

@@ -1,0 +1,1 @@
+//! JSON Schema and AsyncAPI, generated from the types.

@@ -1,0 +1,39 @@
+//! The contract: events, subjects, ids, options and codecs as Rust types.
+//!
+//! The only place where a subject, a stream or a header name is spelled. What stands here is what
+//! another language has to know; `schemas/` holds the same as JSON Schema, AsyncAPI and golden
+//! fixtures, generated from these types and held to them by a test.
+//!
+//! # Layout
+//! - [`token`], [`id`], [`options`]: validated words, ids, and what a submitter may ask for
+//! - [`subject`], [`header`]: every name on the wire
+//! - [`task`], [`completion`], [`registry`]: the events and the announcements
+//! - [`intake`]: what arrives by the open door (plain JSON, CloudEvents in both modes)
+//! - [`codec`], [`frame`]: what only our own processes read
+//! - [`limits`]: every bound of the wire, named
+//! - [`document`]: JSON Schema and AsyncAPI, generated from the types
+//!
+//! Deliberately absent: I/O, clocks, async and the broker's client.
+
+pub mod codec;
+pub mod completion;
+pub mod document;
+pub mod frame;
+pub mod header;
+pub mod id;
+pub mod intake;
+pub mod limits;
+pub mod options;
+pub mod registry;
+pub mod subject;
+pub mod task;
+pub mod token;
+
+pub use completion::{Completion, Failure, Outcome};
+pub use header::Headers;
+pub use id::{RunToken, TaskId};
+pub use options::{Micros, PayloadCodec, Priority, Shard};
+pub use registry::{QueueEntry, ShardEntry, TypeEntry};
+pub use subject::Flow;
+pub use task::{Callback, TaskEvent, TraceContext};
+pub use token::{Fit, InvalidName, QueueName, TaskType, Tenant};

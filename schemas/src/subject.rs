@@ -1,0 +1,396 @@
+//! Every stream, subject, key and consumer name: built and parsed here and nowhere else.
+
+use crate::id::TaskId;
+use crate::options::{Priority, Shard};
+use crate::token::{Fit, QueueName, TaskType, Tenant};
+use sha2::{Digest, Sha256};
+use std::fmt;
+
+/// Intake, work queue, discard new: submissions of the SDK and of the open door.
+pub const STREAM_TASKS: &str = "JETLANE_TASKS";
+/// Schedules and where they fire, work queue, no limits of its own.
+pub const STREAM_TIME: &str = "JETLANE_TIME";
+/// Dispatched tasks, work queue, discard new.
+pub const STREAM_LANES: &str = "JETLANE_LANES";
+/// Completions, at most one a subject.
+pub const STREAM_DONE: &str = "JETLANE_DONE";
+/// Dead letters.
+pub const STREAM_DEAD: &str = "JETLANE_DEAD";
+/// The server's advisories on messages that it gave up.
+pub const STREAM_ADVISORIES: &str = "JETLANE_ADVISORIES";
+
+/// Types, queues, shards and estimates.
+pub const BUCKET_REGISTRY: &str = "jetlane_registry";
+/// One lease a queue.
+pub const BUCKET_LEASES: &str = "jetlane_leases";
+/// Checkpoints and cancelled ids, with a time to live.
+pub const BUCKET_NOTES: &str = "jetlane_notes";
+
+/// All subjects of the open door.
+pub const SUBMIT_ALL: &str = "jetlane.submit.>";
+/// All subjects of the SDK's door.
+pub const TASK_ALL: &str = "jetlane.task.>";
+/// All schedules.
+pub const SCHEDULE_ALL: &str = "jetlane.schedule.>";
+/// All subjects that schedules fire to.
+pub const DUE_ALL: &str = "jetlane.due.>";
+/// All plain lanes.
+pub const LANE_ALL: &str = "jetlane.lane.>";
+/// All bundle lanes.
+pub const BUNDLE_ALL: &str = "jetlane.bundle.>";
+/// All completions.
+pub const DONE_ALL: &str = "jetlane.done.>";
+/// All dead letters.
+pub const DEAD_ALL: &str = "jetlane.dead.>";
+/// Where the server says that a message of a lane used up its deliveries.
+pub const MAX_DELIVERIES_ALL: &str = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.JETLANE_LANES.>";
+/// Where the server says that a message of a lane was terminated by its consumer.
+pub const TERMINATED_ALL: &str = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.JETLANE_LANES.>";
+
+/// Where anyone submits a task of this type: `jetlane.submit.<type>`.
+pub fn submit(task_type: &TaskType) -> String {
+    format!("jetlane.submit.{task_type}")
+}
+
+/// Where the SDK submits: `jetlane.task.<queue>.<priority>.<shard>`.
+pub fn task(queue: &QueueName, priority: Priority, shard: Shard) -> String {
+    format!("jetlane.task.{queue}.{priority}.{shard}")
+}
+
+/// Where a task's schedule is stored: one subject a task, so that a new one replaces the old.
+pub fn schedule(queue: &QueueName, id: &TaskId) -> String {
+    format!("jetlane.schedule.{queue}.{id}")
+}
+
+/// The schedule of a task whose queue is not known, for purging.
+pub fn schedule_in_any_queue(id: &TaskId) -> String {
+    format!("jetlane.schedule.*.{id}")
+}
+
+/// Where schedules fire and hand-backs go: `jetlane.due.<queue>.<priority>.<shard>`.
+pub fn due(queue: &QueueName, priority: Priority, shard: Shard) -> String {
+    format!("jetlane.due.{queue}.{priority}.{shard}")
+}
+
+/// One JSON task a message, for any client: `jetlane.lane.<queue>.<priority>.<fit>`.
+pub fn lane(queue: &QueueName, priority: Priority, fit: &Fit) -> String {
+    format!("jetlane.lane.{queue}.{priority}.{fit}")
+}
+
+/// Bundles of framed tasks, for SDK executors: `jetlane.bundle.<queue>.<priority>.<fit>`.
+pub fn bundle(queue: &QueueName, priority: Priority, fit: &Fit) -> String {
+    format!("jetlane.bundle.{queue}.{priority}.{fit}")
+}
+
+/// The one terminal record of a task: `jetlane.done.<type>.<id>`.
+pub fn done(task_type: &TaskType, id: &TaskId) -> String {
+    format!("jetlane.done.{task_type}.{id}")
+}
+
+/// All completions of one type.
+pub fn done_of_type(task_type: &TaskType) -> String {
+    format!("jetlane.done.{task_type}.*")
+}
+
+/// Where a task that used up its attempts or was rejected is kept.
+pub fn dead(queue: &QueueName, task_type: &TaskType, id: &TaskId) -> String {
+    format!("jetlane.dead.{queue}.{task_type}.{id}")
+}
+
+/// Core NATS: executors of a queue tell their credit.
+pub fn credit(queue: &QueueName) -> String {
+    format!("jetlane.credit.{queue}")
+}
+
+/// Core NATS: a leader asks the executors of a queue to tell their credit now.
+pub fn credit_wanted(queue: &QueueName) -> String {
+    format!("jetlane.wanted.{queue}")
+}
+
+/// Core NATS: progress of a running task.
+pub fn progress(id: &TaskId) -> String {
+    format!("jetlane.progress.{id}")
+}
+
+/// Core NATS: a running task is asked to stop. The decision is the stored completion.
+pub fn cancel(id: &TaskId) -> String {
+    format!("jetlane.cancel.{id}")
+}
+
+/// Core NATS: all requests to stop a running task.
+pub const CANCEL_ALL: &str = "jetlane.cancel.*";
+
+/// The queue of a credit subject.
+pub fn parse_credit(subject: &str) -> Option<QueueName> {
+    subject.strip_prefix("jetlane.credit.").and_then(|queue| QueueName::new(queue).ok())
+}
+
+/// The task of a cancel subject.
+pub fn parse_cancel(subject: &str) -> Option<TaskId> {
+    subject.strip_prefix("jetlane.cancel.").and_then(|id| TaskId::new(id).ok())
+}
+
+/// The type and id of a completion's subject: the id is the last token, the type all before it.
+pub fn parse_done(subject: &str) -> Option<(TaskType, TaskId)> {
+    let (task_type, id) = subject.strip_prefix("jetlane.done.")?.rsplit_once('.')?;
+    Some((TaskType::new(task_type).ok()?, TaskId::new(id).ok()?))
+}
+
+/// The queue, type and id of a dead letter's subject.
+pub fn parse_dead(subject: &str) -> Option<(QueueName, TaskType, TaskId)> {
+    let (queue, rest) = subject.strip_prefix("jetlane.dead.")?.split_once('.')?;
+    let (task_type, id) = rest.rsplit_once('.')?;
+    Some((QueueName::new(queue).ok()?, TaskType::new(task_type).ok()?, TaskId::new(id).ok()?))
+}
+
+/// The unit of windowing: one subject of intake, read by one durable consumer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Flow {
+    /// What the SDK submits.
+    Task(QueueName, Priority, Shard),
+    /// What schedules, retries and hand-backs bring.
+    Due(QueueName, Priority, Shard),
+    /// What anyone publishes for one type.
+    Raw(TaskType),
+}
+
+impl Flow {
+    /// The flow whose messages have this subject.
+    pub fn parse(subject: &str) -> Option<Self> {
+        if let Some(task_type) = subject.strip_prefix("jetlane.submit.") {
+            return TaskType::new(task_type).ok().map(Self::Raw);
+        }
+        let (place, due) = match subject.strip_prefix("jetlane.task.") {
+            Some(place) => (place, false),
+            None => (subject.strip_prefix("jetlane.due.")?, true),
+        };
+        let mut tokens = place.split('.');
+        let queue = QueueName::new(tokens.next()?).ok()?;
+        let priority = tokens.next()?.parse().ok()?;
+        let shard = Shard::new(tokens.next()?.parse().ok()?).ok()?;
+        if tokens.next().is_some() {
+            return None;
+        }
+        Some(if due { Self::Due(queue, priority, shard) } else { Self::Task(queue, priority, shard) })
+    }
+
+    /// The stream that holds the flow.
+    pub fn stream(&self) -> &'static str {
+        match self {
+            Self::Task(..) | Self::Raw(_) => STREAM_TASKS,
+            Self::Due(..) => STREAM_TIME,
+        }
+    }
+
+    /// The subject of the flow's messages.
+    pub fn subject(&self) -> String {
+        match self {
+            Self::Task(queue, priority, shard) => task(queue, *priority, *shard),
+            Self::Due(queue, priority, shard) => due(queue, *priority, *shard),
+            Self::Raw(task_type) => submit(task_type),
+        }
+    }
+
+    /// The durable consumer that a leader of this epoch reads the flow with.
+    pub fn consumer(&self, epoch: u64) -> String {
+        format!("{}-{epoch}", self.consumer_stem())
+    }
+
+    /// The part of [`Flow::consumer`] that all epochs share; no two flows have the same.
+    pub fn consumer_stem(&self) -> String {
+        match self {
+            Self::Task(queue, priority, shard) => format!("task-{queue}-{priority}-{shard}"),
+            Self::Due(queue, priority, shard) => format!("due-{queue}-{priority}-{shard}"),
+            Self::Raw(task_type) => {
+                // Consumer names have no dots; the hash keeps `a.b` and `a_b` apart.
+                let digest = Sha256::digest(task_type.as_str().as_bytes());
+                format!("raw-{}-{:02x}{:02x}", task_type.as_str().replace('.', "_"), digest[0], digest[1])
+            }
+        }
+    }
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.subject())
+    }
+}
+
+/// Which of a lane's two consumers: bundles for SDK executors, plain messages for everyone else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LaneKind {
+    /// 1 to K framed tasks a message.
+    Bundle,
+    /// One JSON task a message.
+    Plain,
+}
+
+/// A lane: queue x priority x fit, in one of its two forms.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lane {
+    /// Bundles or plain messages.
+    pub kind: LaneKind,
+    /// The queue.
+    pub queue: QueueName,
+    /// The priority.
+    pub priority: Priority,
+    /// The class of needs.
+    pub fit: Fit,
+}
+
+impl Lane {
+    /// The subject of the lane's messages.
+    pub fn subject(&self) -> String {
+        match self.kind {
+            LaneKind::Bundle => bundle(&self.queue, self.priority, &self.fit),
+            LaneKind::Plain => lane(&self.queue, self.priority, &self.fit),
+        }
+    }
+
+    /// The durable consumer that the lane's executors share.
+    pub fn consumer(&self) -> String {
+        let kind = match self.kind {
+            LaneKind::Bundle => "bundle",
+            LaneKind::Plain => "lane",
+        };
+        format!("{kind}-{}-{}-{}", self.queue, self.priority, self.fit)
+    }
+
+    /// The lane whose messages have this subject.
+    pub fn parse(subject: &str) -> Option<Self> {
+        let (kind, place) = match subject.strip_prefix("jetlane.bundle.") {
+            Some(place) => (LaneKind::Bundle, place),
+            None => (LaneKind::Plain, subject.strip_prefix("jetlane.lane.")?),
+        };
+        let mut tokens = place.split('.');
+        let queue = QueueName::new(tokens.next()?).ok()?;
+        let priority = tokens.next()?.parse().ok()?;
+        let fit = Fit::new(tokens.next()?).ok()?;
+        if tokens.next().is_some() {
+            return None;
+        }
+        Some(Self { kind, queue, priority, fit })
+    }
+}
+
+/// Registry key of a type's announcement.
+pub fn registry_type(task_type: &TaskType) -> String {
+    format!("types.{task_type}")
+}
+
+/// Registry key of a queue's announcement.
+pub fn registry_queue(queue: &QueueName) -> String {
+    format!("queues.{queue}")
+}
+
+/// Registry key of a tenant's own shard.
+pub fn registry_shard(queue: &QueueName, tenant: &Tenant) -> String {
+    let digest = Sha256::digest(tenant.as_str().as_bytes());
+    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("shards.{queue}.{hex}")
+}
+
+/// What a registry key announces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RegistryKey {
+    /// A type's announcement.
+    Type(TaskType),
+    /// A queue's announcement.
+    Queue(QueueName),
+    /// A tenant's own shard in a queue.
+    Shard(QueueName),
+}
+
+impl RegistryKey {
+    /// Reads a key; `None` for what this version does not know.
+    pub fn parse(key: &str) -> Option<Self> {
+        if let Some(task_type) = key.strip_prefix("types.") {
+            return TaskType::new(task_type).ok().map(Self::Type);
+        }
+        if let Some(queue) = key.strip_prefix("queues.") {
+            return QueueName::new(queue).ok().map(Self::Queue);
+        }
+        let (queue, _hash) = key.strip_prefix("shards.")?.split_once('.')?;
+        QueueName::new(queue).ok().map(Self::Shard)
+    }
+}
+
+/// Leases key of a queue's leader.
+pub fn lease_queue(queue: &QueueName) -> String {
+    format!("queue.{queue}")
+}
+
+/// Notes key of a cancelled task.
+pub fn note_cancelled(id: &TaskId) -> String {
+    format!("cancelled.{id}")
+}
+
+/// The task of a note on a cancellation.
+pub fn parse_note_cancelled(key: &str) -> Option<TaskId> {
+    key.strip_prefix("cancelled.").and_then(|id| TaskId::new(id).ok())
+}
+
+/// The subject behind a key of a key-value bucket.
+pub fn kv(bucket: &str, key: &str) -> String {
+    format!("$KV.{bucket}.{key}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn names() -> impl Strategy<Value = (QueueName, Priority, Shard, TaskType, TaskId)> {
+        (
+            "[A-Za-z0-9_-]{1,20}",
+            0..4usize,
+            0..Shard::COUNT,
+            "[A-Za-z0-9_-]{1,9}(\\.[A-Za-z0-9_-]{1,9}){0,5}",
+            "[A-Za-z0-9_-]{1,64}",
+        )
+            .prop_map(|(queue, rank, shard, task_type, id)| {
+                (
+                    QueueName::new(queue).expect("valid"),
+                    Priority::ALL[rank],
+                    Shard::new(shard).expect("valid"),
+                    TaskType::new(task_type).expect("valid"),
+                    TaskId::new(id).expect("valid"),
+                )
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_built_is_parsed_back((queue, priority, shard, task_type, id) in names()) {
+            for flow in [
+                Flow::Task(queue.clone(), priority, shard),
+                Flow::Due(queue.clone(), priority, shard),
+                Flow::Raw(task_type.clone()),
+            ] {
+                prop_assert_eq!(Flow::parse(&flow.subject()), Some(flow.clone()));
+                prop_assert!(!flow.consumer(7).contains('.'));
+            }
+            for kind in [LaneKind::Bundle, LaneKind::Plain] {
+                let lane = Lane { kind, queue: queue.clone(), priority, fit: Fit::default() };
+                prop_assert_eq!(Lane::parse(&lane.subject()), Some(lane));
+            }
+            prop_assert_eq!(parse_done(&done(&task_type, &id)), Some((task_type.clone(), id.clone())));
+            prop_assert_eq!(parse_dead(&dead(&queue, &task_type, &id)), Some((queue, task_type, id)));
+        }
+
+        #[test]
+        fn no_text_makes_a_parser_panic(text in ".{0,120}") {
+            let _flow = Flow::parse(&text);
+            let _lane = Lane::parse(&text);
+            let _done = parse_done(&text);
+            let _dead = parse_dead(&text);
+            let _key = RegistryKey::parse(&text);
+        }
+    }
+
+    #[test]
+    fn types_that_differ_only_in_dots_have_consumers_of_their_own() {
+        let stem = |name: &str| Flow::Raw(TaskType::new(name).expect("valid")).consumer_stem();
+        assert_ne!(stem("a.b"), stem("a_b"));
+    }
+}

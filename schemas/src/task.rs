@@ -1,0 +1,373 @@
+//! The task event: a unit of work with everything that rides along.
+
+use crate::id::TaskId;
+use crate::limits::{
+    CALLBACKS_MAX, CHECKPOINT_BYTES_MAX, HEADER_BYTES_MAX, HEADERS_MAX, NAME_BYTES_MAX, RETRIES_MAX, TIMEOUT_MS_MAX,
+};
+use crate::options::{Micros, PayloadCodec, Priority, Shard};
+use crate::token::{Fit, QueueName, TaskType, Tenant};
+use crate::{header, subject};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A task as the dispatcher, the executors and the dead letters know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TaskEvent {
+    /// Made by whoever submits it, before the first publish.
+    pub id: TaskId,
+    /// What it is: names the handler.
+    pub task_type: TaskType,
+    /// The pool of executors.
+    pub queue: QueueName,
+    /// How urgent it is.
+    #[serde(default)]
+    pub priority: Priority,
+    /// Where it stands in line.
+    #[serde(default)]
+    pub shard: Shard,
+    /// Which executors can take it at all.
+    #[serde(default)]
+    pub fit: Fit,
+    /// Its fairness key; empty means shared.
+    #[serde(default)]
+    pub tenant: Tenant,
+    /// The submitter's idempotency key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Groups tasks for estimates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_key: Option<String>,
+    /// How the body is written.
+    #[serde(default)]
+    pub codec: PayloadCodec,
+    /// When the submitter made it, or the broker stored it.
+    pub submitted_at: Micros,
+    /// When it becomes due, for a delayed task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<Micros>,
+    /// Until when it must have started; past it, it completes as `expired`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Micros>,
+    /// Retries after the first attempt; the type's announcement decides where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<u32>,
+    /// How long one attempt may run, in milliseconds; the type's announcement decides where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// The number of this hand-over: grows with every retry, yield and hand-back. The first is 1.
+    pub run: u32,
+    /// Attempts spent before this run.
+    #[serde(default)]
+    pub attempts: u32,
+    /// Whether it may have run already, so that DONE is read before it runs.
+    #[serde(default)]
+    pub suspect: bool,
+    /// The trace that it belongs to.
+    #[serde(default)]
+    pub trace: TraceContext,
+    /// The task whose completion caused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<TaskId>,
+    /// What its completion triggers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub callbacks: Vec<Callback>,
+    /// Headers for the handler.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<(String, String)>,
+    /// Bytes that an earlier run saved, so that this one resumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Vec<u8>>,
+    /// The body, as the publisher sent it.
+    pub payload: Vec<u8>,
+}
+
+/// W3C trace context as it stands in headers; empty where there is none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TraceContext {
+    /// `00-<trace id>-<span id>-<flags>`.
+    #[serde(default)]
+    pub traceparent: String,
+    /// The vendors' part.
+    #[serde(default)]
+    pub tracestate: String,
+}
+
+impl TraceContext {
+    /// Reads the context from headers. A malformed `traceparent` counts as none (W3C Trace Context, 3.2.2.5).
+    pub fn from_headers(headers: &crate::Headers) -> Self {
+        match headers.get(header::TRACEPARENT) {
+            Some(traceparent) if is_traceparent(traceparent) => Self {
+                traceparent: traceparent.to_owned(),
+                tracestate: headers.get(header::TRACESTATE).unwrap_or_default().chars().take(512).collect(),
+            },
+            _ => Self::default(),
+        }
+    }
+
+    /// Whether there is no context.
+    pub fn is_empty(&self) -> bool {
+        self.traceparent.is_empty()
+    }
+
+    /// The trace's id, 32 hex digits.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.traceparent.get(3..35)
+    }
+}
+
+fn is_traceparent(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let hex = |part: &str, length: usize| {
+        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let zero = |part: &str| part.bytes().all(|b| b == b'0');
+    parts.len() == 4
+        && hex(parts[0], 2)
+        && parts[0] != "ff"
+        && hex(parts[1], 32)
+        && !zero(parts[1])
+        && hex(parts[2], 16)
+        && !zero(parts[2])
+        && hex(parts[3], 2)
+}
+
+/// What a completion triggers outside the process that submitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Callback {
+    /// A named endpoint of the callback service's configuration; a URL only where that allows it.
+    Webhook {
+        /// The endpoint's name, or a URL.
+        endpoint: String,
+    },
+    /// A NATS subject that receives the completion's headers and body.
+    Subject {
+        /// The subject: literal, not one of Jetlane's own and not the server's.
+        subject: String,
+    },
+    /// A follow-up task that receives the output as its body. Only after success.
+    Task {
+        /// Its type.
+        task_type: TaskType,
+        /// Its priority; the parent's where none is given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        priority: Option<Priority>,
+        /// What its own completion triggers.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        callbacks: Vec<Callback>,
+    },
+}
+
+/// An option out of its range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{option} {reason}")]
+pub struct InvalidOption {
+    /// The option.
+    pub option: &'static str,
+    /// What is wrong with it, and what would be right.
+    pub reason: String,
+}
+
+fn invalid(option: &'static str, reason: impl Into<String>) -> InvalidOption {
+    InvalidOption { option, reason: reason.into() }
+}
+
+impl TaskEvent {
+    /// A first run with every option at its default.
+    pub fn new(id: TaskId, task_type: TaskType, queue: QueueName, submitted_at: Micros, payload: Vec<u8>) -> Self {
+        Self {
+            id,
+            task_type,
+            queue,
+            priority: Priority::default(),
+            shard: Shard::default(),
+            fit: Fit::default(),
+            tenant: Tenant::default(),
+            key: None,
+            size_key: None,
+            codec: PayloadCodec::default(),
+            submitted_at,
+            due_at: None,
+            deadline: None,
+            retries: None,
+            timeout_ms: None,
+            run: 1,
+            attempts: 0,
+            suspect: false,
+            trace: TraceContext::default(),
+            parent: None,
+            callbacks: Vec::new(),
+            headers: Vec::new(),
+            checkpoint: None,
+            payload,
+        }
+    }
+
+    /// Where this task goes when it is handed back or due.
+    pub fn due_subject(&self) -> String {
+        subject::due(&self.queue, self.priority, self.shard)
+    }
+
+    /// The message id of this run at one hop: names the exact content (design, decision 5).
+    pub fn message_id(&self, hop: &str) -> String {
+        format!("{}:{hop}:{}", self.id, self.run)
+    }
+
+    /// Checks every option against its range. `payload_bytes_max` is the limit on the body.
+    pub fn check(&self, payload_bytes_max: usize) -> Result<(), InvalidOption> {
+        if self.payload.len() > payload_bytes_max {
+            return Err(invalid(
+                "payload",
+                format!(
+                    "has {} bytes, the limit is {payload_bytes_max}: store it elsewhere and send its place",
+                    self.payload.len()
+                ),
+            ));
+        }
+        if self.retries.is_some_and(|retries| retries > RETRIES_MAX) {
+            return Err(invalid("retries", format!("must be at most {RETRIES_MAX}")));
+        }
+        if self.timeout_ms.is_some_and(|ms| ms == 0 || ms > TIMEOUT_MS_MAX) {
+            return Err(invalid("timeout", format!("must be 1 to {TIMEOUT_MS_MAX} ms")));
+        }
+        for (option, text) in [("key", &self.key), ("size_key", &self.size_key)] {
+            if text
+                .as_ref()
+                .is_some_and(|t| t.is_empty() || t.len() > NAME_BYTES_MAX || t.chars().any(char::is_control))
+            {
+                return Err(invalid(option, format!("must be 1 to {NAME_BYTES_MAX} bytes without control characters")));
+            }
+        }
+        if self.checkpoint.as_ref().is_some_and(|bytes| bytes.len() > CHECKPOINT_BYTES_MAX) {
+            return Err(invalid("checkpoint", format!("must be at most {CHECKPOINT_BYTES_MAX} bytes")));
+        }
+        check_headers(&self.headers)?;
+        check_callbacks(&self.callbacks)
+    }
+}
+
+fn check_headers(headers: &[(String, String)]) -> Result<(), InvalidOption> {
+    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if headers.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
+        return Err(invalid("headers", format!("must be at most {HEADERS_MAX} of {HEADER_BYTES_MAX} bytes together")));
+    }
+    for (name, value) in headers {
+        if !header::is_well_formed(name, value) || !header::is_users(name) {
+            return Err(invalid(
+                "headers",
+                format!(
+                    "has {:?}: not a printable name, a control character, or a word of the protocol",
+                    name.chars().take(80).collect::<String>()
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Checks the number of callbacks, their depth and their targets.
+pub fn check_callbacks(callbacks: &[Callback]) -> Result<(), InvalidOption> {
+    let mut count = 0;
+    let mut open: Vec<&Callback> = callbacks.iter().collect();
+    while let Some(callback) = open.pop() {
+        count += 1;
+        if count > CALLBACKS_MAX {
+            return Err(invalid("callbacks", format!("must be at most {CALLBACKS_MAX}, those of follow-ups included")));
+        }
+        match callback {
+            Callback::Webhook { endpoint } if endpoint.is_empty() || endpoint.len() > 2048 => {
+                return Err(invalid("callbacks", "has a webhook endpoint that is empty or over 2048 bytes"));
+            }
+            Callback::Webhook { .. } => {}
+            Callback::Subject { subject } => check_target(subject)?,
+            Callback::Task { callbacks, .. } => open.extend(callbacks),
+        }
+    }
+    Ok(())
+}
+
+fn check_target(target: &str) -> Result<(), InvalidOption> {
+    let token_ok =
+        |token: &str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && b != b'*' && b != b'>');
+    let first = target.split('.').next().unwrap_or_default();
+    if target.len() > 256 || !target.split('.').all(token_ok) {
+        return Err(invalid(
+            "callbacks",
+            format!(
+                "has the subject {:?}: must be literal and at most 256 bytes",
+                target.chars().take(80).collect::<String>()
+            ),
+        ));
+    }
+    // A callback is no back door into the pipeline or the server's API.
+    if first.starts_with('$') || first.starts_with("_INBOX") || first == "jetlane" {
+        return Err(invalid(
+            "callbacks",
+            format!("has the subject {target:?}: jetlane.*, _INBOX.* and $* are not yours to publish to"),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task() -> TaskEvent {
+        TaskEvent::new(
+            TaskId::generate(),
+            TaskType::new("a.b").expect("valid"),
+            QueueName::default_queue(),
+            Micros(1),
+            b"{}".to_vec(),
+        )
+    }
+
+    #[test]
+    fn a_body_of_exactly_the_limit_passes_and_one_byte_more_is_refused() {
+        let mut task = task();
+        task.payload = vec![b' '; 100];
+        assert_eq!(task.check(100), Ok(()));
+        task.payload.push(b' ');
+        assert!(task.check(100).is_err());
+    }
+
+    #[test]
+    fn callbacks_cannot_publish_into_the_pipeline_or_the_servers_api() {
+        for bad in ["jetlane.done.a.b", "$JS.API.INFO", "_INBOX.x", "a.*", "a.>", "a..b", "", "a b"] {
+            let callback = Callback::Subject { subject: bad.into() };
+            assert!(check_callbacks(&[callback]).is_err(), "{bad:?} passed");
+        }
+        assert!(check_callbacks(&[Callback::Subject { subject: "billing.done".into() }]).is_ok());
+    }
+
+    #[test]
+    fn callbacks_nested_in_follow_ups_count() {
+        let mut callback = Callback::Subject { subject: "a".into() };
+        for _ in 0..CALLBACKS_MAX {
+            callback = Callback::Task {
+                task_type: TaskType::new("a").expect("valid"),
+                priority: None,
+                callbacks: vec![callback],
+            };
+        }
+        assert!(check_callbacks(&[callback]).is_err());
+    }
+
+    #[test]
+    fn a_malformed_traceparent_counts_as_none() {
+        for bad in [
+            "",
+            "00-0-0-0",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+        ] {
+            let headers = vec![("Traceparent".to_owned(), bad.to_owned())].into();
+            assert!(TraceContext::from_headers(&headers).is_empty(), "{bad:?} was taken");
+        }
+        let headers =
+            vec![("TraceParent".to_owned(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned())]
+                .into();
+        assert_eq!(TraceContext::from_headers(&headers).trace_id(), Some("0af7651916cd43dd8448eb211c80319c"));
+    }
+}

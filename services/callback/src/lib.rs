@@ -1,0 +1,1 @@
+//! What a completion triggers: webhooks, subjects, follow-up tasks.

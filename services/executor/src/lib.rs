@@ -1,0 +1,1 @@
+//! The reference executor: pictures, HTTP requests, and tasks to test with.

@@ -1,0 +1,1 @@
+//! Submit tasks to a NATS cluster, run them, and hear of their completions.

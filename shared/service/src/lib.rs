@@ -1,0 +1,1 @@
+//! Runs: configuration, telemetry, health and drain, the frame of every process.

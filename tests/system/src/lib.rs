@@ -1,0 +1,1 @@
+//! The whole system against a real nats-server: one file a promise.
