@@ -181,6 +181,8 @@ pub struct Completion {
     #[serde(default)]
     pub codec: PayloadCodec,
     /// The output of a success; otherwise a [`Failure`] as JSON.
+    #[serde(with = "crate::base64_text")]
+    #[schemars(with = "String", extend("contentEncoding" = "base64"))]
     pub body: Vec<u8>,
 }
 
@@ -323,7 +325,8 @@ impl Completion {
             tenant: text(header::TENANT).and_then(|t| Tenant::new(t).ok()).unwrap_or_default(),
             priority: headers.get(header::PRIORITY).and_then(|t| t.parse().ok()).unwrap_or_default(),
             submitted_at,
-            finished_at: Micros(submitted_at.0 + ((wait_ms + run_ms) * 1_000.0) as u64),
+            // Saturating, since the headers may be anyone's.
+            finished_at: Micros(submitted_at.0.saturating_add(((wait_ms + run_ms) * 1_000.0) as u64)),
             wait_ms,
             run_ms,
             late: headers.get(header::LATE) == Some("true"),
@@ -372,6 +375,17 @@ mod tests {
         let headers = vec![("Ce-JetlaneOutcome".to_owned(), "failed".to_owned())].into();
         let read = Completion::from_message("jetlane.done.a.b.s12", &headers, b"disk full").expect("readable");
         assert_eq!(read.failure().map(|f| f.message), Some("disk full".into()));
+    }
+
+    #[test]
+    fn numbers_beyond_all_bounds_in_headers_are_no_panic() {
+        let headers =
+            [(header::SUBMITTED_US, "18446744073709551615"), (header::WAIT_MS, "1e308"), (header::OUTCOME, "failed")]
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect();
+        let read = Completion::from_message("jetlane.done.a.s1", &headers, b"").expect("readable");
+        assert_eq!(read.finished_at, Micros(u64::MAX));
     }
 
     #[test]

@@ -126,6 +126,11 @@ impl TryFrom<TaskV1> for TaskEvent {
         let priority = *Priority::ALL
             .get(usize::from(wire.priority))
             .ok_or_else(|| InvalidName::new("priority", &wire.priority.to_string(), "must be 0 to 3"))?;
+        let codec = match wire.codec {
+            0 => PayloadCodec::Json,
+            1 => PayloadCodec::Bincode,
+            other => return Err(InvalidName::new("payload codec", &other.to_string(), "must be 0 or 1").into()),
+        };
         let callbacks: Vec<Callback> = if wire.callbacks_json.is_empty() {
             Vec::new()
         } else {
@@ -141,7 +146,7 @@ impl TryFrom<TaskV1> for TaskEvent {
             tenant: Tenant::new(wire.tenant)?,
             key: text(wire.key),
             size_key: text(wire.size_key),
-            codec: if wire.codec == 0 { PayloadCodec::Json } else { PayloadCodec::Bincode },
+            codec,
             submitted_at: Micros(wire.submitted_us),
             due_at: present(wire.due_us),
             deadline: present(wire.deadline_us),

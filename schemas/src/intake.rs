@@ -12,6 +12,9 @@ use crate::task::{Callback, InvalidOption, TaskEvent, TraceContext};
 use crate::token::{TaskType, Tenant};
 use crate::{QueueName, TypeEntry};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 
 /// What the CloudEvents NATS binding escapes in header values, plus what a NATS header cannot hold.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
@@ -125,20 +128,23 @@ fn open_binary(message: Message<'_>) -> (Headers, Vec<u8>) {
 /// Structured mode: attributes and data are members of one JSON object.
 fn open_structured(body: &[u8]) -> Result<(Headers, Vec<u8>), InvalidOption> {
     let malformed = |reason: String| InvalidOption { option: "cloudevent", reason };
-    let event: serde_json::Map<String, serde_json::Value> =
+    // Data stays raw: the body is what the publisher sent, numbers of any length included.
+    let event: BTreeMap<String, Box<RawValue>> =
         serde_json::from_slice(body).map_err(|e| malformed(format!("is no JSON object: {e}")))?;
     let mut attributes = Headers::new();
-    for (name, value) in &event {
+    for (name, raw) in &event {
+        if name == "data" || name == "data_base64" {
+            continue;
+        }
+        let value: Value =
+            serde_json::from_str(raw.get()).map_err(|e| malformed(format!("has a malformed {name:?}: {e}")))?;
         let value = match value {
-            _ if name == "data" || name == "data_base64" => continue,
-            serde_json::Value::String(text) => percent_encode(text),
-            serde_json::Value::Number(number) => number.to_string(),
-            serde_json::Value::Bool(flag) => flag.to_string(),
-            serde_json::Value::Array(_) | serde_json::Value::Object(_) if name == "jetlanecallbacks" => {
-                percent_encode(&value.to_string())
-            }
-            serde_json::Value::Null => continue,
-            serde_json::Value::Array(_) | serde_json::Value::Object(_) => {
+            Value::String(text) => percent_encode(&text),
+            Value::Number(number) => number.to_string(),
+            Value::Bool(flag) => flag.to_string(),
+            Value::Array(_) | Value::Object(_) if name == "jetlanecallbacks" => percent_encode(raw.get()),
+            Value::Null => continue,
+            Value::Array(_) | Value::Object(_) => {
                 return Err(malformed(format!("has an attribute {name:?} that is neither text, number nor boolean")));
             }
         };
@@ -150,7 +156,7 @@ fn open_structured(body: &[u8]) -> Result<(Headers, Vec<u8>), InvalidOption> {
     if event.contains_key("data_base64") {
         return Err(malformed("has data_base64: send JSON in data".into()));
     }
-    let data = event.get("data").map_or_else(|| b"null".to_vec(), |data| data.to_string().into_bytes());
+    let data = event.get("data").map_or_else(|| b"null".to_vec(), |data| data.get().as_bytes().to_vec());
     Ok((attributes, data))
 }
 
@@ -252,6 +258,14 @@ mod tests {
         .expect("accepted");
         assert_eq!(binary, structured);
         assert_eq!(binary.tenant.as_str(), "Zoë & co");
+    }
+
+    #[test]
+    fn the_data_of_a_structured_event_is_taken_byte_by_byte() {
+        let data = r#"{ "z": 123456789012345678901234567890, "a": 1.10, "a": "\u00e9" }"#;
+        let event = format!(r#"{{"id":"1","source":"/s","specversion":"1.0","type":"x","data":{data}}}"#);
+        let task = read_with(&[("content-type", "application/cloudevents+json")], event.as_bytes()).expect("accepted");
+        assert_eq!(String::from_utf8_lossy(&task.payload), data);
     }
 
     #[test]

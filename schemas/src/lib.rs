@@ -15,6 +15,7 @@
 //!
 //! Deliberately absent: I/O, clocks, async and the broker's client.
 
+mod base64_text;
 pub mod codec;
 pub mod completion;
 pub mod document;

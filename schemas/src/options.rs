@@ -105,7 +105,8 @@ impl Micros {
 /// Where a tenant's tasks stand in line: one of [`Shard::COUNT`] per queue and priority.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "u8", into = "u8")]
-pub struct Shard(u8);
+#[schemars(!try_from, !into)]
+pub struct Shard(#[schemars(range(max = 63))] u8);
 
 impl Shard {
     /// All shards of a queue (design, decision 2).

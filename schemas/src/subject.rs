@@ -130,6 +130,26 @@ pub fn parse_cancel(subject: &str) -> Option<TaskId> {
     subject.strip_prefix("jetlane.cancel.").and_then(|id| TaskId::new(id).ok())
 }
 
+/// What stands before the subject of a completion where the broker tells that it has stored it. Core
+/// NATS: `jetlane.stored.<type>.<id>`, with the completion's headers and body.
+pub const STORED_PREFIX: &str = "jetlane.stored.";
+
+/// Where the broker tells of the stored completions of one type.
+pub fn stored_of_type(task_type: &TaskType) -> String {
+    format!("{STORED_PREFIX}{task_type}.*")
+}
+
+/// Where the broker tells of one task's stored completion.
+pub fn stored(task_type: &TaskType, id: &TaskId) -> String {
+    format!("{STORED_PREFIX}{task_type}.{id}")
+}
+
+/// The type and id in the subject of a completion that the broker has stored.
+pub fn parse_stored(subject: &str) -> Option<(TaskType, TaskId)> {
+    let (task_type, id) = subject.strip_prefix(STORED_PREFIX)?.rsplit_once('.')?;
+    Some((TaskType::new(task_type).ok()?, TaskId::new(id).ok()?))
+}
+
 /// The type and id of a completion's subject: the id is the last token, the type all before it.
 pub fn parse_done(subject: &str) -> Option<(TaskType, TaskId)> {
     let (task_type, id) = subject.strip_prefix("jetlane.done.")?.rsplit_once('.')?;

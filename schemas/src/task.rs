@@ -75,9 +75,12 @@ pub struct TaskEvent {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<(String, String)>,
     /// Bytes that an earlier run saved, so that this one resumes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::base64_text::optional")]
+    #[schemars(with = "Option<String>", extend("contentEncoding" = "base64"))]
     pub checkpoint: Option<Vec<u8>>,
     /// The body, as the publisher sent it.
+    #[serde(with = "crate::base64_text")]
+    #[schemars(with = "String", extend("contentEncoding" = "base64"))]
     pub payload: Vec<u8>,
 }
 

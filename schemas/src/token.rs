@@ -37,6 +37,8 @@ macro_rules! name {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
         #[serde(try_from = "String", into = "String")]
+        // Otherwise the JSON Schema is that of String, without the pattern.
+        #[schemars(!try_from, !into)]
         pub struct $name(#[schemars(regex(pattern = $pattern))] String);
 
         impl $name {
@@ -113,7 +115,8 @@ name!(
 
 name!(
     /// The fairness key of a task; empty means shared. Never part of a subject, so almost any text.
-    Tenant, "tenant", r"^[^\x00-\x1f\x7f]{0,256}$",
+    #[derive(Default)]
+    Tenant, "tenant", r"^[^\x00-\x1f\x7f-\x9f]{0,256}$",
     |text| {
         if text.len() > NAME_BYTES_MAX {
             Err("must be at most 256 bytes")
@@ -135,12 +138,6 @@ impl QueueName {
 impl Default for Fit {
     fn default() -> Self {
         Self("any".into())
-    }
-}
-
-impl Default for Tenant {
-    fn default() -> Self {
-        Self(String::new())
     }
 }
 

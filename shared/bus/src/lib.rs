@@ -1,1 +1,36 @@
-//! Carries: topology, publish, inbox, leases, schedules, leaders. The only user of async-nats.
+//! Carries: the only user of async-nats. Streams, publishes, pulls, leases, schedules, leaders.
+//!
+//! # Layout
+//! - [`Bus`]: one connection, and what it tells of itself
+//! - [`topology`]: streams and buckets as data, ensured at start, drift reported
+//! - [`publish`]: publish and wait for the ack, the same bytes under the same id until it is known
+//! - [`pull`]: pulls by free room, deliveries, acks, in-progress acks
+//! - [`flows`]: the consumers of intake and lanes; taking over from an old leader
+//! - [`done`]: the one completion of a task, arbitrated by the server
+//! - [`schedule`]: delays in the broker
+//! - [`lease`], [`kv`]: who leads a queue; what is announced
+//! - [`trace`], [`clock`]: trace context as it travels; the three clocks
+//! - [`local`]: a nats-server of one's own: found, started, ended
+//! - [`floor`]: what the bare broker does, the ruler of every figure
+//!
+//! Deliberately absent: decisions. What to pull, where to send and when to retry is told by callers.
+
+pub mod clock;
+mod connection;
+pub mod done;
+mod error;
+pub mod floor;
+pub mod flows;
+pub mod kv;
+pub mod lease;
+pub mod local;
+pub mod publish;
+pub mod pull;
+pub mod schedule;
+pub mod topology;
+pub mod trace;
+
+pub use connection::{Bus, Connect, Message, ServerFacts, Subscription, WhenAbsent};
+pub use error::Error;
+pub use publish::{Outgoing, Published};
+pub use pull::{Ack, Delivery, Pulled, Puller};

@@ -1,0 +1,274 @@
+//! One connection to the broker, and what it tells of itself.
+
+use crate::error::Error;
+use async_nats::jetstream::{self, context::ContextBuilder};
+use async_nats::{Event, HeaderMap};
+use bytes::Bytes;
+use futures::StreamExt;
+use jetlane_schemas::Headers;
+use jetlane_schemas::limits::{BODY_BYTES_MAX, HOP_OVERHEAD_BYTES};
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// The most publishes of one connection that wait for their acks (beyond about 1,000 the server's
+/// consumers slow down; facts: nats.rs issue 1285).
+pub(crate) const PUBLISHES_IN_FLIGHT_MAX: usize = 1_000;
+/// How long a publish or request waits for its answer before it is sent again.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Messages of one subscription that wait to be read before the newest are dropped.
+const SUBSCRIPTION_MESSAGES_MAX: usize = 1 << 17;
+/// Commands that wait for the connection's task.
+const COMMANDS_MAX: usize = 8_192;
+/// The longest pause between two attempts to reconnect.
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// What to do when no server answers at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenAbsent {
+    /// An error at once: for commands.
+    Fail,
+    /// Wait for it: for services.
+    Wait,
+}
+
+/// Where and how to connect.
+#[derive(Debug, Clone)]
+pub struct Connect {
+    /// Comma-separated URLs. Default `nats://127.0.0.1:4222`.
+    pub url: String,
+    /// The connection's name, as the server lists it.
+    pub name: String,
+    /// A credentials file (JWT and seed).
+    pub credentials: Option<PathBuf>,
+    /// A private prefix for inboxes, so that permissions can fence them. Default `_INBOX`.
+    pub inbox_prefix: Option<String>,
+    /// What to do when no server answers.
+    pub when_absent: WhenAbsent,
+}
+
+impl Connect {
+    /// A connection of this name to this address, which must answer.
+    pub fn to(url: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            name: name.into(),
+            credentials: None,
+            inbox_prefix: None,
+            when_absent: WhenAbsent::Fail,
+        }
+    }
+}
+
+/// What the server said of itself.
+#[derive(Debug, Clone)]
+pub struct ServerFacts {
+    /// Its version, such as `2.15.1`.
+    pub version: String,
+    /// Its name.
+    pub name: String,
+    /// The largest message that it takes, headers included, in bytes.
+    pub max_payload: usize,
+}
+
+/// One connection. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Bus {
+    pub(crate) client: async_nats::Client,
+    pub(crate) jetstream: jetstream::Context,
+    connections: watch::Receiver<u64>,
+    url: String,
+}
+
+/// A message of core NATS.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// Its subject.
+    pub subject: String,
+    /// Where an answer is wanted.
+    pub reply: Option<String>,
+    /// Its headers.
+    pub headers: Headers,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// A subscription of core NATS; ends when it is dropped.
+#[derive(Debug)]
+pub struct Subscription(async_nats::Subscriber);
+
+impl Subscription {
+    /// The next message; `None` once the connection is closed for good.
+    pub async fn next(&mut self) -> Option<Message> {
+        let message = self.0.next().await?;
+        Some(Message {
+            subject: message.subject.into_string(),
+            reply: message.reply.map(async_nats::Subject::into_string),
+            headers: headers_from(message.headers.as_ref()),
+            body: message.payload,
+        })
+    }
+}
+
+impl Bus {
+    /// Connects, and goes on reconnecting for as long as the bus lives.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], [`Error::Credentials`], [`Error::TooOld`], [`Error::NoJetStream`].
+    pub async fn connect(connect: &Connect) -> Result<Self, Error> {
+        let (connected, connections) = watch::channel(0_u64);
+        let mut options = async_nats::ConnectOptions::new()
+            .name(&connect.name)
+            .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
+            .client_capacity(COMMANDS_MAX)
+            .request_timeout(Some(ANSWER_TIMEOUT))
+            .reconnect_delay_callback(reconnect_pause)
+            .event_callback(move |event| {
+                note_event(&event, &connected);
+                std::future::ready(())
+            });
+        if connect.when_absent == WhenAbsent::Wait {
+            options = options.retry_on_initial_connect();
+        }
+        if let Some(prefix) = &connect.inbox_prefix {
+            options = options.custom_inbox_prefix(prefix);
+        }
+        if let Some(path) = &connect.credentials {
+            options = options.credentials_file(path).await.map_err(|source| Error::Credentials {
+                path: path.display().to_string(),
+                source: source.into(),
+            })?;
+        }
+        let client = options
+            .connect(connect.url.as_str())
+            .await
+            .map_err(|source| Error::Connect { url: connect.url.clone(), source: source.into() })?;
+        let jetstream = ContextBuilder::new()
+            .timeout(ANSWER_TIMEOUT)
+            .ack_timeout(ANSWER_TIMEOUT)
+            .max_ack_inflight(PUBLISHES_IN_FLIGHT_MAX)
+            .backpressure_on_inflight(true)
+            .build(client.clone());
+        let bus = Self { client, jetstream, connections, url: connect.url.clone() };
+        if connect.when_absent == WhenAbsent::Wait {
+            bus.wait_connected().await;
+        }
+        bus.check_server().await?;
+        Ok(bus)
+    }
+
+    async fn wait_connected(&self) {
+        let mut connections = self.connections.clone();
+        // The sender lives as long as the client, so waiting ends with the first connection.
+        let _closed = connections.wait_for(|count| *count > 0).await;
+    }
+
+    async fn check_server(&self) -> Result<(), Error> {
+        if !self.client.is_server_compatible(2, 14, 0) {
+            return Err(Error::TooOld { url: self.url.clone(), found: self.server().version });
+        }
+        self.jetstream
+            .query_account()
+            .await
+            .map(|_account| ())
+            .map_err(|source| Error::NoJetStream { url: self.url.clone(), source: source.into() })
+    }
+
+    /// What the server said of itself at the last connection.
+    pub fn server(&self) -> ServerFacts {
+        let info = self.client.server_info();
+        ServerFacts { version: info.version, name: info.server_name, max_payload: info.max_payload }
+    }
+
+    /// The address that this bus was told to connect to.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The largest body of a task or output, in bytes: 768 KiB, and at most the server's
+    /// `max_payload` less 64 KiB for what a hop adds (design, decision 11).
+    pub fn body_bytes_max(&self) -> usize {
+        BODY_BYTES_MAX.min(self.client.max_payload().saturating_sub(HOP_OVERHEAD_BYTES))
+    }
+
+    /// Counts connections: it changes with every reconnect, after which nothing that was asked of
+    /// the old one may be relied on.
+    pub fn connections(&self) -> watch::Receiver<u64> {
+        self.connections.clone()
+    }
+
+    /// Sends by core NATS: to whoever listens now, never stored.
+    ///
+    /// # Errors
+    /// [`Error::Send`] when the connection is closed or the message too large.
+    pub async fn send(&self, subject: String, headers: Headers, body: Bytes) -> Result<(), Error> {
+        let sent = if headers.is_empty() {
+            self.client.publish(subject.clone(), body).await
+        } else {
+            self.client.publish_with_headers(subject.clone(), headers_into(headers), body).await
+        };
+        sent.map_err(|source| Error::Send { subject, source: source.into() })
+    }
+
+    /// Waits until all that was sent is with the server.
+    ///
+    /// # Errors
+    /// [`Error::Send`] when the connection is closed.
+    pub async fn flush(&self) -> Result<(), Error> {
+        self.client.flush().await.map_err(|source| Error::Send { subject: "(flush)".into(), source: source.into() })
+    }
+
+    /// Listens to a subject of core NATS. The subscription is with the server once this returns.
+    ///
+    /// # Errors
+    /// [`Error::Subscribe`] when the subject is invalid or the connection closed.
+    pub async fn subscribe(&self, subject: &str) -> Result<Subscription, Error> {
+        let failed = |source| Error::Subscribe { subject: subject.to_owned(), source };
+        let subscriber = self.client.subscribe(subject.to_owned()).await.map_err(|e| failed(e.into()))?;
+        self.client.flush().await.map_err(|e| failed(e.into()))?;
+        Ok(Subscription(subscriber))
+    }
+}
+
+fn note_event(event: &Event, connected: &watch::Sender<u64>) {
+    match event {
+        Event::Connected => {
+            connected.send_modify(|count| *count += 1);
+            if *connected.borrow() > 1 {
+                tracing::info!("Connected to NATS again.");
+            }
+        }
+        Event::Disconnected => tracing::warn!("The connection to NATS is lost; trying again."),
+        Event::SlowConsumer(_) => {
+            tracing::warn!("A subscription was too slow and lost messages.");
+            // What was lost is looked for as after a reconnect.
+            connected.send_modify(|count| *count += 1);
+        }
+        Event::ServerError(error) => tracing::warn!(%error, "NATS refused something."),
+        Event::ClientError(error) => tracing::debug!(%error, "The NATS client met an error."),
+        Event::LameDuckMode | Event::Draining | Event::Closed => tracing::debug!(%event, "NATS connection event."),
+    }
+}
+
+fn reconnect_pause(attempts: usize) -> Duration {
+    let exponent = u32::try_from(attempts.min(8)).unwrap_or(8);
+    Duration::from_millis(10 * 2_u64.pow(exponent)).min(RECONNECT_PAUSE_MAX)
+}
+
+pub(crate) fn headers_into(headers: Headers) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers.into_pairs() {
+        map.append(name.as_str(), value.as_str());
+    }
+    map
+}
+
+pub(crate) fn headers_from(map: Option<&HeaderMap>) -> Headers {
+    let Some(map) = map else { return Headers::new() };
+    map.iter()
+        .flat_map(|(name, values)| {
+            let name: &str = name.as_ref();
+            values.iter().map(move |value| (name.to_owned(), value.as_str().to_owned()))
+        })
+        .collect()
+}

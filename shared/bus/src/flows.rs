@@ -1,0 +1,275 @@
+//! The consumers of intake, lanes and completions: made when first used, kept, taken over.
+
+use crate::connection::Bus;
+use crate::error::Error;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::stream::Stream;
+use futures::{StreamExt, TryStreamExt};
+use jetlane_schemas::Flow;
+use jetlane_schemas::subject::{Lane, LaneKind, STREAM_DONE, STREAM_LANES};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long the server waits for a sign of a held message of intake before it delivers it again.
+pub const FLOW_ACK_WAIT: Duration = Duration::from_secs(5);
+/// How often a leader says that it still holds the messages of its windows.
+pub const FLOW_HOLD_EVERY: Duration = Duration::from_millis(1_500);
+/// The most messages of one flow that a leader holds.
+pub const FLOW_ACK_PENDING_MAX: i64 = 2_048;
+/// The lease of a run: how long the server waits for a sign of it.
+pub const LANE_ACK_WAIT: Duration = Duration::from_secs(10);
+/// How often an executor says that its runs are alive.
+pub const LANE_HOLD_EVERY: Duration = Duration::from_secs(3);
+/// How often a plain client may fail a message before the server gives it up.
+pub const PLAIN_DELIVERIES_MAX: i64 = 5;
+/// How often a bundle is delivered before the server gives it up: above every limit of our own
+/// ([`jetlane_schemas::limits::RETRIES_MAX`] + 1), a net for executors that die each time.
+pub const BUNDLE_DELIVERIES_MAX: i64 = 110;
+/// The most tasks of a lane that executors hold together. Credit keeps it far lower.
+const LANE_ACK_PENDING_MAX: i64 = 100_000;
+/// Pulls of one consumer that wait in the server.
+const WAITING_PULLS_MAX: i64 = 4_096;
+/// Requests to the server in flight during a takeover.
+const TAKEOVER_CONCURRENCY: usize = 16;
+
+/// What is in a consumer's hands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Messages not delivered yet.
+    pub pending: u64,
+    /// Messages delivered and not answered.
+    pub unanswered: u64,
+    /// Pulls that wait.
+    pub waiting_pulls: u64,
+}
+
+/// Where a subscriber of completions starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// With what is stored from now on.
+    Now,
+    /// With everything that is kept.
+    Beginning,
+}
+
+impl Bus {
+    async fn stream(&self, name: &str) -> Result<Stream<()>, Error> {
+        self.jetstream
+            .get_stream_no_info(name)
+            .await
+            .map_err(|source| Error::Ensure { name: name.to_owned(), source: source.into() })
+    }
+
+    async fn make_consumer(&self, stream: &str, config: pull::Config) -> Result<(), Error> {
+        let consumer = config.durable_name.clone().unwrap_or_default();
+        self.jetstream.create_consumer_on_stream(config, stream).await.map(|_| ()).map_err(|source| Error::Consumer {
+            operation: "create",
+            stream: stream.to_owned(),
+            consumer,
+            source: source.into(),
+        })
+    }
+
+    /// Makes the consumer of a flow for a leader of this epoch; returns its name. A consumer of another
+    /// epoch must be gone: see [`Bus::take_over`].
+    ///
+    /// # Errors
+    /// [`Error::Consumer`].
+    pub async fn open_flow(&self, flow: &Flow, epoch: u64) -> Result<String, Error> {
+        let name = flow.consumer(epoch);
+        let config = pull::Config {
+            durable_name: Some(name.clone()),
+            filter_subject: flow.subject(),
+            deliver_policy: DeliverPolicy::All,
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: FLOW_ACK_WAIT,
+            max_deliver: -1,
+            max_ack_pending: FLOW_ACK_PENDING_MAX,
+            max_waiting: WAITING_PULLS_MAX,
+            ..pull::Config::default()
+        };
+        self.make_consumer(flow.stream(), config).await?;
+        Ok(name)
+    }
+
+    /// Makes both consumers of a lane.
+    ///
+    /// # Errors
+    /// [`Error::Consumer`].
+    pub async fn ensure_lane(&self, lane: &Lane) -> Result<(), Error> {
+        let config = pull::Config {
+            durable_name: Some(lane.consumer()),
+            filter_subject: lane.subject(),
+            deliver_policy: DeliverPolicy::All,
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: LANE_ACK_WAIT,
+            max_deliver: match lane.kind {
+                LaneKind::Bundle => BUNDLE_DELIVERIES_MAX,
+                LaneKind::Plain => PLAIN_DELIVERIES_MAX,
+            },
+            max_ack_pending: LANE_ACK_PENDING_MAX,
+            max_waiting: WAITING_PULLS_MAX,
+            ..pull::Config::default()
+        };
+        self.make_consumer(STREAM_LANES, config).await
+    }
+
+    /// Makes a durable consumer of any stream, as it is told.
+    ///
+    /// # Errors
+    /// [`Error::Consumer`].
+    pub async fn ensure_durable(&self, stream: &str, durable: &Durable) -> Result<(), Error> {
+        let config = pull::Config {
+            durable_name: Some(durable.name.clone()),
+            filter_subjects: durable.filters.clone(),
+            deliver_policy: match durable.from {
+                From::Now => DeliverPolicy::New,
+                From::Beginning => DeliverPolicy::All,
+            },
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: durable.ack_wait,
+            max_deliver: -1,
+            max_ack_pending: durable.held_max,
+            inactive_threshold: durable.forgotten_after.unwrap_or_default(),
+            ..pull::Config::default()
+        };
+        self.make_consumer(stream, config).await
+    }
+
+    /// Deletes a durable consumer; one that is not there counts as deleted.
+    ///
+    /// # Errors
+    /// [`Error::Consumer`].
+    pub async fn delete_durable(&self, stream: &str, consumer: &str) -> Result<(), Error> {
+        use async_nats::jetstream::ErrorCode;
+        use async_nats::jetstream::stream::ConsumerErrorKind;
+        match self.stream(stream).await?.delete_consumer(consumer).await {
+            Ok(_) => Ok(()),
+            Err(error) => match error.kind() {
+                ConsumerErrorKind::JetStream(inner) if inner.error_code() == ErrorCode::CONSUMER_NOT_FOUND => Ok(()),
+                _ => Err(Error::Consumer {
+                    operation: "delete",
+                    stream: stream.to_owned(),
+                    consumer: consumer.to_owned(),
+                    source: error.into(),
+                }),
+            },
+        }
+    }
+
+    /// What is in a consumer's hands; `None` where there is no such consumer.
+    ///
+    /// # Errors
+    /// [`Error::Consumer`] when the server does not answer.
+    pub async fn backlog(&self, stream: &str, consumer: &str) -> Result<Option<Backlog>, Error> {
+        use async_nats::jetstream::context::ConsumerInfoErrorKind;
+        match self.stream(stream).await?.consumer_info(consumer).await {
+            Ok(info) => Ok(Some(Backlog {
+                pending: info.num_pending,
+                unanswered: u64::try_from(info.num_ack_pending).unwrap_or(0),
+                waiting_pulls: u64::try_from(info.num_waiting).unwrap_or(0),
+            })),
+            Err(error) if matches!(error.kind(), ConsumerInfoErrorKind::NotFound) => Ok(None),
+            Err(error) => Err(Error::Consumer {
+                operation: "read",
+                stream: stream.to_owned(),
+                consumer: consumer.to_owned(),
+                source: error.into(),
+            }),
+        }
+    }
+
+    /// Ends the consumers that leaders of other epochs left behind on the flows that `mine` picks, and
+    /// tells for each flow up to which sequence it was delivered: those tasks are suspect.
+    ///
+    /// A consumer is paused first: otherwise the old leader's waiting pull takes messages between the
+    /// reading and the deleting (measured). Its acks count no more once it is deleted.
+    ///
+    /// # Errors
+    /// [`Error::Consumer`].
+    pub async fn take_over(
+        &self,
+        stream: &str,
+        epoch: u64,
+        mine: impl Fn(&Flow) -> bool,
+    ) -> Result<BTreeMap<Flow, u64>, Error> {
+        let handle = self.stream(stream).await?;
+        let failed = |operation, consumer: &str, source| Error::Consumer {
+            operation,
+            stream: stream.to_owned(),
+            consumer: consumer.to_owned(),
+            source,
+        };
+        let infos: Vec<_> =
+            handle.consumers().try_collect().await.map_err(|source| failed("list", "(all)", source.into()))?;
+        let old: Vec<(Flow, String)> = infos
+            .into_iter()
+            .filter_map(|info: async_nats::jetstream::consumer::Info| {
+                let flow = Flow::parse(&info.config.filter_subject)?;
+                (mine(&flow) && info.name != flow.consumer(epoch)).then_some((flow, info.name))
+            })
+            .collect();
+        futures::stream::iter(old)
+            .map(|(flow, name)| {
+                let handle = handle.clone();
+                async move {
+                    // Far enough ahead that it never wakes before it is deleted.
+                    let until = std::time::SystemTime::now() + Duration::from_secs(3_600);
+                    handle.pause_consumer(&name, until.into()).await.map_err(|e| failed("pause", &name, e.into()))?;
+                    let info = handle.consumer_info(&name).await.map_err(|e| failed("read", &name, e.into()))?;
+                    let delivered = info.delivered.stream_sequence;
+                    self.delete_durable(stream, &name).await?;
+                    Ok((flow, delivered))
+                }
+            })
+            .buffer_unordered(TAKEOVER_CONCURRENCY)
+            .try_collect()
+            .await
+    }
+
+    /// How many messages each subject of a stream holds, for the subjects under `filter`.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    pub async fn subject_counts(&self, stream: &str, filter: &str) -> Result<BTreeMap<String, u64>, Error> {
+        let failed = |source| Error::Read { stream: stream.to_owned(), what: filter.to_owned(), source };
+        let handle = self.stream(stream).await?;
+        let subjects = handle.info_with_subjects(filter).await.map_err(|e| failed(e.into()))?;
+        subjects
+            .map_ok(|(subject, count)| (subject, count as u64))
+            .try_collect()
+            .await
+            .map_err(|e| failed(e.into()))
+    }
+
+    /// The sequence and time of DONE's oldest record; `None` while it is empty.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    pub async fn done_horizon(&self) -> Result<Option<jetlane_schemas::Micros>, Error> {
+        let failed = |source| Error::Read { stream: STREAM_DONE.into(), what: "its state".into(), source };
+        let info = self.stream(STREAM_DONE).await?.get_info().await.map_err(|e| failed(e.into()))?;
+        if info.state.messages == 0 {
+            return Ok(None);
+        }
+        let nanos = info.state.first_timestamp.unix_timestamp_nanos();
+        Ok(u64::try_from(nanos / 1_000).ok().map(jetlane_schemas::Micros))
+    }
+}
+
+/// A durable consumer of a subscriber.
+#[derive(Debug, Clone)]
+pub struct Durable {
+    /// Its name.
+    pub name: String,
+    /// The subjects that it wants; empty for all.
+    pub filters: Vec<String>,
+    /// Where it starts when it is new.
+    pub from: From,
+    /// How long the server waits for an answer to a message.
+    pub ack_wait: Duration,
+    /// The most messages that it holds unanswered.
+    pub held_max: i64,
+    /// When the server forgets it if nobody pulls; `None` for never.
+    pub forgotten_after: Option<Duration>,
+}
