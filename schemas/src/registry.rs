@@ -22,15 +22,18 @@ pub struct TypeEntry {
     pub codec: PayloadCodec,
     /// Retries after the first attempt. Default 3.
     #[serde(default = "retries_default")]
+    #[schemars(range(max = RETRIES_MAX))]
     pub retries: u32,
     /// How long one attempt may run, in milliseconds. Default 10 minutes.
     #[serde(default = "timeout_ms_default")]
+    #[schemars(range(min = 1, max = TIMEOUT_MS_MAX))]
     pub timeout_ms: u64,
     /// The first back-off before a retry, in milliseconds; it doubles. Default 1 second.
     #[serde(default = "backoff_ms_default")]
     pub backoff_ms: u64,
     /// The longest back-off, in milliseconds. Default 5 minutes.
     #[serde(default = "backoff_ms_max_default")]
+    #[schemars(range(max = TIMEOUT_MS_MAX))]
     pub backoff_ms_max: u64,
 }
 

@@ -345,6 +345,11 @@ pub fn note_cancelled(id: &TaskId) -> String {
     format!("cancelled.{id}")
 }
 
+/// Notes key of what a running task has saved.
+pub fn note_checkpoint(id: &TaskId) -> String {
+    format!("checkpoint.{id}")
+}
+
 /// The task of a note on a cancellation.
 pub fn parse_note_cancelled(key: &str) -> Option<TaskId> {
     key.strip_prefix("cancelled.").and_then(|id| TaskId::new(id).ok())

@@ -147,6 +147,7 @@ fn is_understood(channel: &str, subject: &str, n: &Names) -> bool {
             subject.strip_prefix(&subject::kv(subject::BUCKET_NOTES, "")).and_then(subject::parse_note_cancelled)
                 == Some(n.id.clone())
         }
+        "checkpoints" => subject == subject::kv(subject::BUCKET_NOTES, &subject::note_checkpoint(&n.id)),
         "schedule" => subject == subject::schedule(&n.queue, &n.id),
         "wanted" => subject == subject::credit_wanted(&n.queue),
         "progress" => subject == subject::progress(&n.id),
@@ -320,6 +321,10 @@ fn schemas_refuse_the_names_that_the_types_refuse() {
         assert!(serde_json::from_value::<ShardEntry>(value).is_err());
     }
     let schema = &schemas.iter().find(|(name, _)| *name == "type-entry").expect("there").1;
+    for value in [json!({ "queue": "q", "retries": 101 }), json!({ "queue": "q", "timeout_ms": 0 })] {
+        assert!(!jsonschema::is_valid(schema, &value), "{value} passed the schema");
+        assert!(serde_json::from_value::<TypeEntry>(value).expect("the form is right").check().is_err());
+    }
     for queue in ["", "a.b", "*", "a b"] {
         let value = json!({ "queue": queue });
         assert!(!jsonschema::is_valid(schema, &value), "{value} passed the schema");

@@ -239,6 +239,16 @@ pub(super) const CHANNELS: &[Channel] = &[
         receivers: &[DISPATCHER],
         storage: Storage::Bucket(subject::BUCKET_NOTES, "Kept for 2 h."),
     },
+    Channel {
+        name: "checkpoints",
+        address: || kv(subject::BUCKET_NOTES, &subject::note_checkpoint(&sample_id())),
+        title: "Checkpoints of running tasks",
+        text: "What a running task has saved, so that a later run resumes.",
+        messages: &["checkpoint"],
+        senders: &[EXECUTOR],
+        receivers: &[EXECUTOR],
+        storage: Storage::Bucket(subject::BUCKET_NOTES, "Kept for 2 h."),
+    },
 ];
 
 const TYPE: &str = "image.thumbnail";

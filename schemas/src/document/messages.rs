@@ -156,6 +156,7 @@ pub(super) const MESSAGES: &[Message] = &[
     message("queueEntry", "A queue is announced", "All members are optional.", &[], Body::Schema("queue-entry")),
     message("shardEntry", "A tenant has a shard of its own", "By the leader.", &[], Body::Schema("shard-entry")),
     message("lease", "Who leads a queue", "Gone a second after its last renewal.", headers::LEASE, Body::Private),
+    message("checkpoint", "A task has saved its state", "For a later run of it.", &[], Body::Private),
     message("note", "A task is cancelled", "Dispatchers drop it before dispatch.", &[], Body::Private),
 ];
 

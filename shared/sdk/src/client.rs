@@ -1,0 +1,129 @@
+//! The client: one connection, what is announced, and who waits for what.
+
+use crate::completions::Completions;
+use crate::error::Error;
+use crate::handle::TaskHandle;
+use crate::listening::Listening;
+use crate::registry::Registry;
+use crate::submit::{Submit, submit_all};
+use crate::task::{Task, type_name};
+use jetlane_bus::{Bus, Connect};
+use jetlane_schemas::{InvalidName, QueueName, TaskId, TaskType, TypeEntry};
+use std::sync::Arc;
+
+/// A connection to the scheduler. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    bus: Bus,
+    registry: Registry,
+    listening: Listening,
+    following: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.following.abort();
+    }
+}
+
+impl Client {
+    /// Connects to a NATS server, which must answer.
+    ///
+    /// # Errors
+    /// [`Error::Connect`].
+    pub async fn connect(url: impl Into<String>) -> Result<Self, Error> {
+        Self::connect_with(&Connect::to(url, "jetlane-client")).await
+    }
+
+    /// Connects as told: name, credentials, private inbox, what to do when no server answers.
+    ///
+    /// # Errors
+    /// [`Error::Connect`].
+    pub async fn connect_with(connect: &Connect) -> Result<Self, Error> {
+        let bus = Bus::connect(connect).await.map_err(Error::Connect)?;
+        Ok(Self::over(bus).await)
+    }
+
+    /// A client over a connection that is there already.
+    pub async fn over(bus: Bus) -> Self {
+        let (registry, following) = Registry::follow(bus.clone());
+        registry.settled().await;
+        let listening = Listening::new(bus.clone());
+        Self { inner: Arc::new(Inner { bus, registry, listening, following }) }
+    }
+
+    /// A task to submit: set its options, then await it. Awaiting returns once the broker has stored it.
+    ///
+    /// A payload that cannot be written or a name that is invalid is told by that await.
+    pub fn submit<T: Task>(&self, task: T) -> Submit<T::Output> {
+        let payload = serde_json::to_vec(&task);
+        Submit::new(self.clone(), type_name::<T>(), payload)
+    }
+
+    /// The same for a type that is known by name alone: the body goes as it is.
+    pub fn submit_json(&self, task_type: impl Into<String>, body: Vec<u8>) -> Submit<serde_json::Value> {
+        Submit::new(self.clone(), TaskType::new(task_type), Ok(body))
+    }
+
+    /// Submits many tasks, pipelined; one answer for each, in order.
+    pub async fn submit_all<O: serde::de::DeserializeOwned + Send + 'static>(
+        &self,
+        tasks: impl IntoIterator<Item = Submit<O>>,
+    ) -> Vec<Result<TaskHandle<O>, Error>> {
+        submit_all(tasks).await
+    }
+
+    /// The handle of a task that this or another process submitted.
+    ///
+    /// # Errors
+    /// [`Error::Name`] where `T::TYPE` is no valid name.
+    pub fn handle<T: Task>(&self, id: TaskId) -> Result<TaskHandle<T::Output>, Error> {
+        Ok(TaskHandle::attached(self.clone(), type_name::<T>()?, id))
+    }
+
+    /// The same for a type that is known by name alone.
+    pub fn handle_json(&self, task_type: TaskType, id: TaskId) -> TaskHandle<serde_json::Value> {
+        TaskHandle::attached(self.clone(), task_type, id)
+    }
+
+    /// A subscription to completions: set what it wants, then await it.
+    pub fn completions(&self) -> Completions {
+        Completions::new(self.clone())
+    }
+
+    /// What is announced of a type, as last heard; `None` where nobody has announced it.
+    pub fn task_type(&self, task_type: &TaskType) -> Option<TypeEntry> {
+        self.inner.registry.task_type(task_type)
+    }
+
+    /// Whether a queue is announced.
+    pub fn knows_queue(&self, queue: &QueueName) -> bool {
+        self.inner.registry.knows_queue(queue)
+    }
+
+    /// The type's name as a checked value.
+    ///
+    /// # Errors
+    /// [`InvalidName`].
+    pub fn type_of<T: Task>() -> Result<TaskType, InvalidName> {
+        type_name::<T>()
+    }
+
+    /// The connection underneath.
+    pub fn bus(&self) -> &Bus {
+        &self.inner.bus
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.inner.registry
+    }
+
+    pub(crate) fn listening(&self) -> &Listening {
+        &self.inner.listening
+    }
+}

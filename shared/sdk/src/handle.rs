@@ -1,0 +1,203 @@
+//! The handle of a task: the promise of its outcome.
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::listening::Listener;
+use crate::submit::Accepted;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use jetlane_bus::done::Completed;
+use jetlane_bus::{Subscription, clock};
+use jetlane_schemas::frame::Progress;
+use jetlane_schemas::subject::{self, BUCKET_NOTES};
+use jetlane_schemas::{
+    Completion, Failure, Headers, Micros, Outcome, Priority, RunToken, TaskId, TaskType, Tenant, TraceContext,
+};
+use serde::de::DeserializeOwned;
+use std::future::IntoFuture;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+/// A task that was accepted. Await it for the output; dropping it cancels nothing.
+#[derive(Debug)]
+pub struct TaskHandle<O> {
+    client: Client,
+    task_type: TaskType,
+    id: TaskId,
+    accepted: Option<Accepted>,
+    listener: Option<Listener>,
+    output: PhantomData<fn() -> O>,
+}
+
+impl<O> TaskHandle<O> {
+    pub(crate) fn submitted(
+        client: Client,
+        task_type: TaskType,
+        id: TaskId,
+        accepted: Accepted,
+        listener: Listener,
+    ) -> Self {
+        // A duplicate may have completed before anybody listened.
+        let listener = (!accepted.duplicate).then_some(listener);
+        Self { client, task_type, id, accepted: Some(accepted), listener, output: PhantomData }
+    }
+
+    pub(crate) fn attached(client: Client, task_type: TaskType, id: TaskId) -> Self {
+        Self { client, task_type, id, accepted: None, listener: None, output: PhantomData }
+    }
+
+    /// The task's id: all that another process needs to wait for it.
+    pub fn id(&self) -> &TaskId {
+        &self.id
+    }
+
+    /// What the broker said to the submission; `None` for a handle that was attached by id.
+    pub fn accepted(&self) -> Option<Accepted> {
+        self.accepted
+    }
+
+    /// Waits for the completion, whatever the outcome.
+    ///
+    /// # Errors
+    /// [`Error::Read`], [`Error::Subscribe`], [`Error::Closed`].
+    pub async fn completion(&mut self) -> Result<Completion, Error> {
+        if self.listener.is_none() {
+            let listener = self.client.listening().expect(&self.task_type, &self.id).await?;
+            if let Some(completion) = self.look().await? {
+                return Ok(completion);
+            }
+            self.listener = Some(listener);
+        }
+        let told = match &mut self.listener {
+            Some(listener) => listener.completion().await,
+            None => None,
+        };
+        // Told once: whoever asks again reads it.
+        self.listener = None;
+        told.ok_or_else(|| Error::Closed { id: self.id.clone() })
+    }
+
+    /// Reads the completion if there is one already.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    pub async fn look(&self) -> Result<Option<Completion>, Error> {
+        let read = self.client.bus().read_done(&self.task_type, &self.id).await;
+        read.map_err(|source| Error::Read { id: self.id.clone(), source })
+    }
+
+    /// Cancels the task: the stored `cancelled` completion decides it. Returns how it ended, which is
+    /// otherwise if it had completed before.
+    ///
+    /// # Errors
+    /// [`Error::Cancel`].
+    pub async fn cancel(&self) -> Result<Outcome, Error> {
+        let failed = |source| Error::Cancel { id: self.id.clone(), source };
+        let bus = self.client.bus();
+        match bus.complete(&self.cancelled()).await.map_err(failed)? {
+            Completed::Lost(other) => return Ok(other.outcome),
+            Completed::Full => {
+                let full = jetlane_bus::Published::Full.or_refused(subject::STREAM_DONE);
+                return Err(failed(full.err().unwrap_or(jetlane_bus::Error::Refused {
+                    subject: subject::STREAM_DONE.into(),
+                    source: "full".into(),
+                })));
+            }
+            Completed::Won => {}
+        }
+        // Decided. What follows spares work: dispatchers drop it, a running handler stops, a schedule goes.
+        let note = async { bus.bucket(BUCKET_NOTES).await?.put(&subject::note_cancelled(&self.id), &true).await };
+        note.await.map_err(failed)?;
+        bus.send(subject::cancel(&self.id), Headers::new(), Vec::new().into()).await.map_err(failed)?;
+        bus.purge_schedule(&self.id).await.map_err(failed)?;
+        Ok(Outcome::Cancelled)
+    }
+
+    fn cancelled(&self) -> Completion {
+        Completion {
+            id: self.id.clone(),
+            task_type: self.task_type.clone(),
+            queue: self.client.registry().queue_of(&self.task_type),
+            outcome: Outcome::Cancelled,
+            attempt: 0,
+            run: 0,
+            token: Some(RunToken::draw()),
+            tenant: Tenant::default(),
+            priority: Priority::default(),
+            submitted_at: Micros::default(),
+            finished_at: clock::now(),
+            wait_ms: 0.0,
+            run_ms: 0.0,
+            late: false,
+            cut: false,
+            parent: None,
+            callbacks: Vec::new(),
+            trace: TraceContext::default(),
+            codec: jetlane_schemas::PayloadCodec::Json,
+            body: Vec::new(),
+        }
+        .with_failure(Failure::new("cancelled", "cancelled by a client"))
+    }
+
+    /// Listens to the task's progress: what its handler reports from now on.
+    ///
+    /// # Errors
+    /// [`Error::Subscribe`].
+    pub async fn progress(&self) -> Result<ProgressReports, Error> {
+        let subject = subject::progress(&self.id);
+        let subscribed = self.client.bus().subscribe(&subject).await;
+        let reports = subscribed.map_err(|source| Error::Subscribe { name: subject, source })?;
+        Ok(ProgressReports { reports })
+    }
+}
+
+/// What a handler reports of its progress.
+#[derive(Debug)]
+pub struct ProgressReports {
+    reports: Subscription,
+}
+
+impl ProgressReports {
+    /// The next report; `None` once the connection is closed for good.
+    pub async fn next(&mut self) -> Option<Progress> {
+        loop {
+            let message = self.reports.next().await?;
+            match Progress::decode(&message.body) {
+                Ok(progress) => return Some(progress),
+                Err(error) => tracing::debug!(%error, "A report of progress cannot be read."),
+            }
+        }
+    }
+}
+
+impl<O: DeserializeOwned + Send + 'static> TaskHandle<O> {
+    /// Waits for the output no longer than this.
+    ///
+    /// # Errors
+    /// [`Error::Waited`], and as for awaiting the handle.
+    pub async fn within(self, limit: Duration) -> Result<O, Error> {
+        let id = self.id.clone();
+        match tokio::time::timeout(limit, self.into_future()).await {
+            Ok(output) => output,
+            Err(_) => Err(Error::Waited { id, waited_ms: limit.as_millis() }),
+        }
+    }
+}
+
+impl<O: DeserializeOwned + Send + 'static> IntoFuture for TaskHandle<O> {
+    type Output = Result<O, Error>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(mut self) -> Self::IntoFuture {
+        async move {
+            let completion = self.completion().await?;
+            if completion.outcome != Outcome::Succeeded {
+                return Err(Error::Task(Box::new(completion)));
+            }
+            let mut json = serde_json::Deserializer::from_slice(&completion.body);
+            serde_path_to_error::deserialize(&mut json)
+                .map_err(|error| Error::Output { id: completion.id, reason: error.to_string() })
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,199 @@
+//! Who waits for which completion. One subscription a type; what it may have missed is read back
+//! after a reconnect, and now and then.
+
+use crate::error::Error;
+use futures::StreamExt;
+use jetlane_bus::{Bus, Message, Subscription};
+use jetlane_schemas::{Completion, TaskId, TaskType, subject};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+/// How often those who have waited this long are looked up in DONE: a net, not the way.
+const LOOK_UP_EVERY: Duration = Duration::from_secs(15);
+/// Look-ups in flight at once.
+const LOOK_UPS_IN_FLIGHT: usize = 32;
+/// The most look-ups of one round, so that a million waiting handles cost a bounded load.
+const LOOK_UPS_A_ROUND: usize = 1_000;
+
+type Waiting = HashMap<String, Vec<Waiter>>;
+
+#[derive(Debug)]
+struct Waiter {
+    number: u64,
+    since: Instant,
+    told: oneshot::Sender<Completion>,
+}
+
+#[derive(Debug, Default)]
+struct Types {
+    listening: HashMap<TaskType, Arc<Mutex<Waiting>>>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    waiters_made: u64,
+}
+
+/// All that this client listens to.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    bus: Bus,
+    types: tokio::sync::Mutex<Types>,
+}
+
+/// One wait for one completion; ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    number: u64,
+    id: TaskId,
+    waiting: Arc<Mutex<Waiting>>,
+    told: oneshot::Receiver<Completion>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let mut waiting = lock(&self.waiting);
+        if let Some(waiters) = waiting.get_mut(self.id.as_str()) {
+            waiters.retain(|waiter| waiter.number != self.number);
+            if waiters.is_empty() {
+                waiting.remove(self.id.as_str());
+            }
+        }
+    }
+}
+
+impl Listener {
+    /// The completion; `None` when the connection is closed for good.
+    pub(crate) async fn completion(&mut self) -> Option<Completion> {
+        (&mut self.told).await.ok()
+    }
+}
+
+fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
+    waiting.lock().expect("nobody panics while holding the list of waiters")
+}
+
+impl Listening {
+    pub(crate) fn new(bus: Bus) -> Self {
+        Self { bus, types: tokio::sync::Mutex::default() }
+    }
+
+    /// Listens for a task's completion from now on: what was stored before is not told.
+    ///
+    /// # Errors
+    /// [`Error::Subscribe`].
+    pub(crate) async fn expect(&self, task_type: &TaskType, id: &TaskId) -> Result<Listener, Error> {
+        let mut types = self.types.lock().await;
+        types.waiters_made += 1;
+        let number = types.waiters_made;
+        let waiting = match types.listening.get(task_type) {
+            Some(waiting) => Arc::clone(waiting),
+            None => self.listen(&mut types, task_type).await?,
+        };
+        drop(types);
+        let (told, receiver) = oneshot::channel();
+        let waiter = Waiter { number, since: Instant::now(), told };
+        lock(&waiting).entry(id.as_str().to_owned()).or_default().push(waiter);
+        Ok(Listener { number, id: id.clone(), waiting, told: receiver })
+    }
+
+    async fn listen(&self, types: &mut Types, task_type: &TaskType) -> Result<Arc<Mutex<Waiting>>, Error> {
+        let subject = subject::stored_of_type(task_type);
+        let failed = |source| Error::Subscribe { name: subject.clone(), source };
+        let subscription = self.bus.subscribe(&subject).await.map_err(failed)?;
+        let waiting = Arc::new(Mutex::new(Waiting::new()));
+        let (missed, look_ups) = mpsc::channel(1);
+        types.tasks.push(tokio::spawn(hear(subscription, Arc::clone(&waiting))));
+        types.tasks.push(tokio::spawn(notice_gaps(self.bus.clone(), missed)));
+        types.tasks.push(tokio::spawn(look_up(self.bus.clone(), task_type.clone(), Arc::clone(&waiting), look_ups)));
+        types.listening.insert(task_type.clone(), Arc::clone(&waiting));
+        Ok(waiting)
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.types.get_mut().tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+async fn hear(mut subscription: Subscription, waiting: Arc<Mutex<Waiting>>) {
+    while let Some(message) = subscription.next().await {
+        tell_message(&waiting, &message);
+    }
+    lock(&waiting).clear();
+}
+
+/// Most messages may be other submitters': their id is looked at before anything is read.
+fn tell_message(waiting: &Mutex<Waiting>, message: &Message) {
+    let Some((_, id)) = message.subject.rsplit_once('.') else { return };
+    let Some(waiters) = lock(waiting).remove(id) else { return };
+    let stored = message.subject.strip_prefix(subject::STORED_PREFIX).unwrap_or_default();
+    let done = format!("{}{stored}", subject::DONE_ALL.trim_end_matches('>'));
+    match Completion::from_message(&done, &message.headers, &message.body) {
+        Ok(completion) => tell(waiters, &completion),
+        Err(error) => tracing::warn!(id, %error, "A completion cannot be read; whoever waits for it is not told."),
+    }
+}
+
+fn tell(waiters: Vec<Waiter>, completion: &Completion) {
+    for waiter in waiters {
+        // Who has stopped waiting need not be told.
+        let _gone = waiter.told.send(completion.clone());
+    }
+}
+
+/// Whether everybody is looked up, or only those who have waited long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LookUp {
+    Everybody,
+    ThoseWhoWaitLong,
+}
+
+async fn notice_gaps(bus: Bus, missed: mpsc::Sender<LookUp>) {
+    let mut connections = bus.connections();
+    connections.mark_unchanged();
+    let mut every = tokio::time::interval_at(Instant::now() + LOOK_UP_EVERY, LOOK_UP_EVERY);
+    loop {
+        let look_up = tokio::select! {
+            changed = connections.changed() => match changed {
+                Ok(()) => LookUp::Everybody,
+                Err(_) => return,
+            },
+            _ = every.tick() => LookUp::ThoseWhoWaitLong,
+        };
+        if missed.send(look_up).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn look_up(bus: Bus, task_type: TaskType, waiting: Arc<Mutex<Waiting>>, mut missed: mpsc::Receiver<LookUp>) {
+    while let Some(look_up) = missed.recv().await {
+        let now = Instant::now();
+        let due = |waiter: &Waiter| look_up == LookUp::Everybody || now - waiter.since >= LOOK_UP_EVERY;
+        let most = if look_up == LookUp::Everybody { usize::MAX } else { LOOK_UPS_A_ROUND };
+        let ids: Vec<String> = lock(&waiting)
+            .iter()
+            .filter(|(_, waiters)| waiters.iter().any(due))
+            .map(|(id, _)| id.clone())
+            .take(most)
+            .collect();
+        futures::stream::iter(ids)
+            .for_each_concurrent(LOOK_UPS_IN_FLIGHT, |id| look_up_one(&bus, &task_type, &waiting, id))
+            .await;
+    }
+}
+
+async fn look_up_one(bus: &Bus, task_type: &TaskType, waiting: &Mutex<Waiting>, id: String) {
+    let Ok(task) = TaskId::new(id.as_str()) else { return };
+    match bus.read_done(task_type, &task).await {
+        Ok(Some(completion)) => {
+            if let Some(waiters) = lock(waiting).remove(&id) {
+                tell(waiters, &completion);
+            }
+        }
+        Ok(None) => {}
+        Err(error) => tracing::debug!(%error, "A look-up failed; the next round tries again."),
+    }
+}
