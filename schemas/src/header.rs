@@ -64,6 +64,11 @@ pub const LATE: &str = "ce-jetlanelate";
 /// Completion: `true` where the output or the error was cut to its bound.
 pub const CUT: &str = "ce-jetlanecut";
 
+/// Callback that is due once more, or was given up: how often it was delivered in vain.
+pub const DELIVERY: &str = "ce-jetlanedelivery";
+/// Callback that was given up: why.
+pub const REASON: &str = "ce-jetlanereason";
+
 /// W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
 /// W3C trace context, vendor part.

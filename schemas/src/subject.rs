@@ -1,5 +1,11 @@
 //! Every stream, subject, key and consumer name: built and parsed here and nowhere else.
 
+mod callback;
+
+pub use callback::{
+    CALLBACK_ALL, DEAD_CALLBACK_ALL, callback, dead_callback, parse_callback, parse_dead_callback, schedule_callback,
+};
+
 use crate::id::TaskId;
 use crate::options::{Priority, Shard};
 use crate::token::{Fit, QueueName, TaskType, Tenant};

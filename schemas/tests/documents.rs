@@ -113,6 +113,7 @@ fn fill(address: &str, names: &Names) -> String {
         ("{fit}", names.fit.as_str()),
         ("{type}", names.task_type.as_str()),
         ("{id}", names.id.as_str()),
+        ("{index}", "3"),
         ("{tenantHash}", hash),
         ("{consumer}", "lane-default-low-any"),
     ]
@@ -148,6 +149,9 @@ fn is_understood(channel: &str, subject: &str, n: &Names) -> bool {
                 == Some(n.id.clone())
         }
         "checkpoints" => subject == subject::kv(subject::BUCKET_NOTES, &subject::note_checkpoint(&n.id)),
+        "callback" => subject::parse_callback(subject) == Some((n.task_type.clone(), n.id.clone(), 3)),
+        "deadCallback" => subject::parse_dead_callback(subject) == Some((n.task_type.clone(), n.id.clone(), 3)),
+        "scheduledCallback" => subject == subject::schedule_callback(&n.id, 3),
         "schedule" => subject == subject::schedule(&n.queue, &n.id),
         "wanted" => subject == subject::credit_wanted(&n.queue),
         "progress" => subject == subject::progress(&n.id),

@@ -126,6 +126,36 @@ pub(super) const CHANNELS: &[Channel] = &[
         storage: Storage::Stream(&DEAD, Reader::Nobody),
     },
     Channel {
+        name: "scheduledCallback",
+        address: || template(&subject::schedule_callback(&sample_id(), SAMPLE_INDEX)),
+        title: "Callbacks that wait for another delivery",
+        text: "A message schedule of the server; one subject a callback.",
+        messages: &["scheduledCallback"],
+        senders: &[CALLBACK],
+        receivers: &[],
+        storage: Storage::Stream(&TIME, Reader::Nobody),
+    },
+    Channel {
+        name: "callback",
+        address: || template(&subject::callback(&sample_type(), &sample_id(), SAMPLE_INDEX)),
+        title: "Callbacks that are due once more",
+        text: "The first delivery is made from `done`; where it fails, the callback is scheduled and fires here.",
+        messages: &["callback"],
+        senders: &["nats-server"],
+        receivers: &[CALLBACK],
+        storage: Storage::Stream(&TIME, Reader::Subscribers),
+    },
+    Channel {
+        name: "deadCallback",
+        address: || template(&subject::dead_callback(&sample_type(), &sample_id(), SAMPLE_INDEX)),
+        title: "Dead letters of callbacks",
+        text: "Callbacks that were given up: nobody took them, or nobody may be sent them.",
+        messages: &["deadCallback"],
+        senders: &[CALLBACK],
+        receivers: &[OPERATORS],
+        storage: Storage::Stream(&DEAD, Reader::Nobody),
+    },
+    Channel {
         name: "maxDeliveries",
         address: || subject::MAX_DELIVERIES_ALL.replace('>', "{consumer}"),
         title: "Advisories: deliveries used up",
@@ -257,6 +287,8 @@ const PRIORITY: &str = "high";
 const SHARD: &str = "8";
 const FIT: &str = "gpu";
 const ID: &str = "0190b8f27c1e70008000000000000001";
+const INDEX: &str = "7";
+const SAMPLE_INDEX: usize = 7;
 
 fn sample_type() -> TaskType {
     TaskType::new(TYPE).expect("a valid name")
@@ -294,6 +326,7 @@ pub(super) fn parameters() -> Vec<(String, Value)> {
         priority,
         shard,
         parameter("fit", "The class of needs: one token, `any` unless a task states needs.", FIT),
+        parameter("index", "The callback's place among those of its task, from 0.", INDEX),
         parameter("id", "The task's id: one token of [A-Za-z0-9_-]{1,64}.", ID),
         parameter(
             "tenantHash",
@@ -311,9 +344,15 @@ fn kv(bucket: &str, key: &str) -> String {
 /// Puts parameters in the place of the samples.
 fn template(subject: &str) -> String {
     let mut address = format!("{subject}.");
-    for (name, sample) in
-        [("type", TYPE), ("queue", QUEUE), ("priority", PRIORITY), ("shard", SHARD), ("fit", FIT), ("id", ID)]
-    {
+    for (name, sample) in [
+        ("type", TYPE),
+        ("queue", QUEUE),
+        ("priority", PRIORITY),
+        ("shard", SHARD),
+        ("fit", FIT),
+        ("id", ID),
+        ("index", INDEX),
+    ] {
         address = address.replace(&format!(".{sample}."), &format!(".{{{name}}}."));
     }
     address.trim_end_matches('.').to_owned()

@@ -75,6 +75,8 @@ const ALL: &[(&str, Form, &str)] = &[
     (SUBMITTED_US, Form::Whole, "When the task was submitted or stored, microseconds since the Unix epoch."),
     (LATE, Form::Flag, "The task is older than the oldest completion kept, so it may have completed before."),
     (CUT, Form::Flag, "The output or the error was cut to its bound."),
+    (DELIVERY, Form::Whole, "How often the callback was delivered in vain."),
+    (REASON, Form::Text, "Why the callback was given up."),
     (TRACEPARENT, Form::Traceparent, "W3C Trace Context; a malformed one counts as none."),
     (TRACESTATE, Form::Text, "W3C Trace Context, the vendors' part; cut after 512 characters."),
     (CONTENT_TYPE, Form::Text, "`application/cloudevents+json` marks a structured CloudEvent; otherwise passed over."),
@@ -163,6 +165,29 @@ pub(super) const COMPLETION: &[&str] = &[
     TRACESTATE,
     EXPECTED_LAST_SUBJECT_SEQUENCE,
 ];
+
+/// A completion's headers without the last, which is for storing it, and more.
+const fn completion_and<const N: usize>(more: &[&'static str]) -> [&'static str; N] {
+    let (completion, _) = COMPLETION.split_at(COMPLETION.len() - 1);
+    let mut all = [""; N];
+    let mut at = 0;
+    while at < N {
+        all[at] = if at < completion.len() { completion[at] } else { more[at - completion.len()] };
+        at += 1;
+    }
+    all
+}
+
+/// What a callback carries that is due once more.
+pub(super) const CALLBACK: &[&str] = &completion_and::<{ COMPLETION.len() + 1 }>(&[DELIVERY, MSG_ID]);
+
+/// What a callback carries that waits for another delivery.
+pub(super) const SCHEDULED_CALLBACK: &[&str] =
+    &completion_and::<{ COMPLETION.len() + 3 }>(&[DELIVERY, MSG_ID, SCHEDULE, SCHEDULE_TARGET]);
+
+/// What a callback carries that was given up.
+pub(super) const DEAD_CALLBACK: &[&str] =
+    &completion_and::<{ COMPLETION.len() + 2 }>(&[DELIVERY, REASON, EXPECTED_LAST_SUBJECT_SEQUENCE]);
 
 /// What a bundle carries: everything else is in its frame.
 pub(super) const FRAMED: &[&str] = &[MSG_ID];

@@ -135,6 +135,33 @@ pub(super) const MESSAGES: &[Message] = &[
     )
     .requires(COMPLETED)
     .decodes_to("task-event"),
+    message(
+        "scheduledCallback",
+        "A callback that waits for another delivery",
+        "The completion, headers and body, kept until it fires.",
+        headers::SCHEDULED_CALLBACK,
+        Body::AnyJson,
+    )
+    .requires(&[header::OUTCOME, header::SCHEDULE, header::SCHEDULE_TARGET])
+    .decodes_to("completion"),
+    message(
+        "callback",
+        "A callback that is due once more",
+        "The completion, headers and body.",
+        headers::CALLBACK,
+        Body::AnyJson,
+    )
+    .requires(COMPLETED)
+    .decodes_to("completion"),
+    message(
+        "deadCallback",
+        "A callback that was given up",
+        "The completion, headers and body, and why.",
+        headers::DEAD_CALLBACK,
+        Body::AnyJson,
+    )
+    .requires(&[header::OUTCOME, header::REASON])
+    .decodes_to("completion"),
     message("advisory", "A message was given up", "Told by the server.", &[], Body::Advisory),
     message(
         "credit",

@@ -1,2 +1,5 @@
-//! x
-fn main(){}
+//! The `jetlane` command.
+
+fn main() -> std::process::ExitCode {
+    jetlane_cli::main()
+}

@@ -1,1 +1,75 @@
 //! Reads task events, decides what runs next, routes it to lanes against credit.
+//!
+//! # Layout
+//! - [`run`]: a dispatcher: leads every queue that has no other leader
+//! - `registry`, `cancelled`, `discovery`: what is announced, cancelled and waiting in the streams
+//! - `supervisor`: asks for the lead of each queue and keeps it; `keeper`: the lease while it lasts
+//! - `leader`: one queue led: its flows read, its tasks held, decisions carried out
+//! - `read`, `validate`: a message as tasks, and what is wrong with them
+//! - `carry`: what a decision stores; `plain`: tasks as messages for clients in any language
+//! - `sweeper`: ends what the server gave up
+//!
+//! Deliberately absent: the order of dispatch and the count of credit, which are the core's; and any
+//! clock that a task would wait for, which is the broker's.
+
+mod cancelled;
+mod carry;
+mod config;
+mod discovery;
+mod error;
+mod keeper;
+mod leader;
+mod names;
+mod plain;
+mod read;
+mod registry;
+mod share;
+mod supervisor;
+mod sweeper;
+mod validate;
+
+pub use config::Config;
+pub use error::Error;
+
+use cancelled::Cancelled;
+use jetlane_bus::Bus;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// What all parts of a dispatcher share.
+#[derive(Clone)]
+struct World {
+    bus: Bus,
+    config: Config,
+    holder: String,
+    registry: registry::Known,
+    found: discovery::Seen,
+    cancelled: Cancelled,
+    shares: Arc<share::Shares>,
+}
+
+/// Leads queues until it is told to drain: then it stops reading, finishes what it is storing, gives
+/// back what it holds and gives up its leases.
+///
+/// # Errors
+/// [`Error`] when the connection is closed for good, or the buckets are missing at start.
+pub async fn run(bus: Bus, config: Config, drain: CancellationToken) -> Result<(), Error> {
+    let mut helpers = JoinSet::new();
+    let registry = registry::watch(&bus, &mut helpers).await?;
+    let cancelled = Cancelled::watch(&bus, &mut helpers).await?;
+    let found = discovery::watch(&bus, registry.clone(), &mut helpers);
+    helpers.spawn(sweeper::sweep(bus.clone()));
+    let holder = config.holder();
+    let world = World { bus, config, holder, registry, found, cancelled, shares: Arc::default() };
+    let ended = tokio::select! {
+        ended = supervisor::lead_all(&world, &drain) => ended,
+        Some(ended) = helpers.join_next() => match ended {
+            Ok(ended) => ended,
+            // A helper that panicked ends the dispatcher; the next leader takes over.
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        },
+    };
+    helpers.shutdown().await;
+    ended
+}

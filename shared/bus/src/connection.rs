@@ -134,10 +134,10 @@ impl Bus {
             options = options.custom_inbox_prefix(prefix);
         }
         if let Some(path) = &connect.credentials {
-            options = options.credentials_file(path).await.map_err(|source| Error::Credentials {
-                path: path.display().to_string(),
-                source: source.into(),
-            })?;
+            options = options
+                .credentials_file(path)
+                .await
+                .map_err(|source| Error::Credentials { path: path.display().to_string(), source: source.into() })?;
         }
         let client = options
             .connect(connect.url.as_str())

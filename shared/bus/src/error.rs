@@ -64,7 +64,9 @@ pub enum Error {
         source: Source,
     },
     /// A publish whose outcome stayed unknown.
-    #[error("could not publish to {subject}: no answer after {attempts} attempts; it may have been stored, send the same bytes again under the same id")]
+    #[error(
+        "could not publish to {subject}: no answer after {attempts} attempts; it may have been stored, send the same bytes again under the same id"
+    )]
     Publish {
         /// The subject.
         subject: String,

@@ -235,11 +235,7 @@ impl Bus {
         let failed = |source| Error::Read { stream: stream.to_owned(), what: filter.to_owned(), source };
         let handle = self.stream(stream).await?;
         let subjects = handle.info_with_subjects(filter).await.map_err(|e| failed(e.into()))?;
-        subjects
-            .map_ok(|(subject, count)| (subject, count as u64))
-            .try_collect()
-            .await
-            .map_err(|e| failed(e.into()))
+        subjects.map_ok(|(subject, count)| (subject, count as u64)).try_collect().await.map_err(|e| failed(e.into()))
     }
 
     /// The sequence and time of DONE's oldest record; `None` while it is empty.

@@ -50,12 +50,9 @@ impl Bus {
                 valid_until: asked + LEASE_TTL,
             })),
             Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => Ok(None),
-            Err(error) => Err(Error::Kv {
-                operation: "create",
-                bucket: BUCKET_LEASES.into(),
-                key,
-                source: error.into(),
-            }),
+            Err(error) => {
+                Err(Error::Kv { operation: "create", bucket: BUCKET_LEASES.into(), key, source: error.into() })
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::connection::{Bus, headers_into};
 use crate::error::{Error, Source};
 use async_nats::HeaderMap;
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::{PublishErrorKind, PublishAckFuture};
+use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
 use bytes::Bytes;
 use jetlane_schemas::{Headers, header};
 

@@ -331,9 +331,8 @@ impl Ack {
     /// It is still held, and the server has said so within `within` (or the answer time-out). A stale
     /// delivery is answered too: the answer alone proves no lease.
     pub async fn hold_confirmed(&self, within: Duration) -> bool {
-        let request = async_nats::Request::new()
-            .payload(Bytes::from_static(b"+WPI"))
-            .timeout(Some(within.min(ANSWER_TIMEOUT)));
+        let request =
+            async_nats::Request::new().payload(Bytes::from_static(b"+WPI")).timeout(Some(within.min(ANSWER_TIMEOUT)));
         self.client.send_request(self.reply.clone(), request).await.is_ok()
     }
 

@@ -7,9 +7,9 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType};
 use async_nats::jetstream::{kv, stream};
 use jetlane_schemas::subject::{
-    BUCKET_LEASES, BUCKET_NOTES, BUCKET_REGISTRY, BUNDLE_ALL, DEAD_ALL, DONE_ALL, DUE_ALL, LANE_ALL, MAX_DELIVERIES_ALL,
-    SCHEDULE_ALL, STORED_PREFIX, STREAM_ADVISORIES, STREAM_DEAD, STREAM_DONE, STREAM_LANES, STREAM_TASKS, STREAM_TIME,
-    SUBMIT_ALL, TASK_ALL, TERMINATED_ALL,
+    BUCKET_LEASES, BUCKET_NOTES, BUCKET_REGISTRY, BUNDLE_ALL, CALLBACK_ALL, DEAD_ALL, DEAD_CALLBACK_ALL, DONE_ALL,
+    DUE_ALL, LANE_ALL, MAX_DELIVERIES_ALL, SCHEDULE_ALL, STORED_PREFIX, STREAM_ADVISORIES, STREAM_DEAD, STREAM_DONE,
+    STREAM_LANES, STREAM_TASKS, STREAM_TIME, SUBMIT_ALL, TASK_ALL, TERMINATED_ALL,
 };
 use serde::Deserialize;
 use std::time::Duration;
@@ -179,12 +179,12 @@ fn differences(wanted: &Config, found: &Config) -> Vec<Drift> {
     compare("max_age_s", wanted.max_age.as_secs().to_string(), found.max_age.as_secs().to_string());
     compare("max_bytes", limit(wanted.max_bytes), limit(found.max_bytes));
     compare("max_messages", limit(wanted.max_messages), limit(found.max_messages));
+    compare("max_messages_per_subject", limit(wanted.max_messages_per_subject), limit(found.max_messages_per_subject));
     compare(
-        "max_messages_per_subject",
-        limit(wanted.max_messages_per_subject),
-        limit(found.max_messages_per_subject),
+        "duplicate_window_s",
+        wanted.duplicate_window.as_secs().to_string(),
+        found.duplicate_window.as_secs().to_string(),
     );
-    compare("duplicate_window_s", wanted.duplicate_window.as_secs().to_string(), found.duplicate_window.as_secs().to_string());
     compare("max_consumers", limit(wanted.max_consumers.into()), limit(found.max_consumers.into()));
     compare("schedules", wanted.allow_message_schedules.to_string(), found.allow_message_schedules.to_string());
     drifts
@@ -221,17 +221,14 @@ fn streams(settings: &Settings) -> Vec<stream::Config> {
     let work = RetentionPolicy::WorkQueue;
     let done_age = Duration::from_secs(settings.done_age_s);
     vec![
-        Config {
-            max_bytes: settings.tasks_bytes_max,
-            ..stream(settings, STREAM_TASKS, &[SUBMIT_ALL, TASK_ALL], work)
-        },
+        Config { max_bytes: settings.tasks_bytes_max, ..stream(settings, STREAM_TASKS, &[SUBMIT_ALL, TASK_ALL], work) },
         Config {
             // Schedules cannot live in a stream that discards new messages.
             discard: DiscardPolicy::Old,
             allow_message_schedules: true,
             allow_message_ttl: true,
             allow_rollup: true,
-            ..stream(settings, STREAM_TIME, &[SCHEDULE_ALL, DUE_ALL], work)
+            ..stream(settings, STREAM_TIME, &[SCHEDULE_ALL, DUE_ALL, CALLBACK_ALL], work)
         },
         Config {
             max_messages: settings.lanes_messages_max,
@@ -254,7 +251,7 @@ fn streams(settings: &Settings) -> Vec<stream::Config> {
         },
         Config {
             max_age: Duration::from_secs(settings.dead_age_days * 24 * 60 * 60),
-            ..stream(settings, STREAM_DEAD, &[DEAD_ALL], RetentionPolicy::Limits)
+            ..stream(settings, STREAM_DEAD, &[DEAD_ALL, DEAD_CALLBACK_ALL], RetentionPolicy::Limits)
         },
         Config {
             max_age: Duration::from_secs(settings.dead_age_days * 24 * 60 * 60),

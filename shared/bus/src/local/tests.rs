@@ -41,10 +41,18 @@ fn connect(server: &Server) -> TcpStream {
     TcpStream::connect(("127.0.0.1", server.port())).unwrap()
 }
 
-/// Returns when the server has ended; blocks as long as it has not.
+/// Returns when the server has ended; panics if it lives on.
 fn until_closed(connection: &mut TcpStream) {
+    connection.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let mut buffer = [0; 4096];
-    while connection.read(&mut buffer).is_ok_and(|bytes| bytes > 0) {}
+    loop {
+        match connection.read(&mut buffer) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("the server lives on"),
+            // Closed or reset.
+            Ok(0) | Err(_) => return,
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,66 @@
+//! Where callbacks wait for another delivery, and where those end that nobody took.
+
+use crate::id::TaskId;
+use crate::token::TaskType;
+
+/// All callbacks that are due once more.
+pub const CALLBACK_ALL: &str = "jetlane.callback.>";
+/// All callbacks that were given up.
+pub const DEAD_CALLBACK_ALL: &str = "jetlane.dead_callback.>";
+
+/// Where the `index`-th callback of a task is due once more: `jetlane.callback.<type>.<id>.<index>`.
+pub fn callback(task_type: &TaskType, id: &TaskId, index: usize) -> String {
+    format!("jetlane.callback.{task_type}.{id}.{index}")
+}
+
+/// Where its schedule is stored: one subject a callback. A token longer than a task's schedule, so
+/// that neither can stand for the other.
+pub fn schedule_callback(id: &TaskId, index: usize) -> String {
+    format!("jetlane.schedule.callback.{id}.{index}")
+}
+
+/// Where a callback is kept that was given up: `jetlane.dead_callback.<type>.<id>.<index>`.
+pub fn dead_callback(task_type: &TaskType, id: &TaskId, index: usize) -> String {
+    format!("jetlane.dead_callback.{task_type}.{id}.{index}")
+}
+
+/// The task's type and id, and the callback's place among its callbacks, of [`callback`].
+pub fn parse_callback(subject: &str) -> Option<(TaskType, TaskId, usize)> {
+    parse(subject.strip_prefix("jetlane.callback.")?)
+}
+
+/// The same of [`dead_callback`].
+pub fn parse_dead_callback(subject: &str) -> Option<(TaskType, TaskId, usize)> {
+    parse(subject.strip_prefix("jetlane.dead_callback.")?)
+}
+
+fn parse(place: &str) -> Option<(TaskType, TaskId, usize)> {
+    let (task, index) = place.rsplit_once('.')?;
+    let (task_type, id) = task.rsplit_once('.')?;
+    Some((TaskType::new(task_type).ok()?, TaskId::new(id).ok()?, index.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_built_is_parsed_back_and_neither_passes_for_the_other() {
+        for task_type in ["a", "image.thumbnail.v2", "a.b.c.d.e.f"] {
+            let (task_type, id) = (TaskType::new(task_type).expect("valid"), TaskId::from_sequence(12));
+            let (due, dead) = (callback(&task_type, &id, 7), dead_callback(&task_type, &id, 7));
+            let named = Some((task_type, id, 7));
+            assert_eq!((parse_callback(&due), parse_dead_callback(&dead)), (named.clone(), named));
+            assert_eq!((parse_callback(&dead), parse_dead_callback(&due)), (None, None));
+            assert_eq!(super::super::parse_dead(&dead), None);
+        }
+    }
+
+    #[test]
+    fn what_is_no_callback_is_not_parsed() {
+        for bad in ["", "jetlane.callback", "jetlane.callback.a.b", "jetlane.callback.a.b.x", "jetlane.callback.a.*.0"]
+        {
+            assert_eq!(parse_callback(bad), None, "{bad:?}");
+        }
+    }
+}

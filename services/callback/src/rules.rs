@@ -1,0 +1,155 @@
+//! What follows from a delivery: a pure function of the answer and of how often it was tried.
+
+use std::time::{Duration, SystemTime};
+
+/// The pauses after deliveries in vain, by the Standard Webhooks recommendation: a callback that
+/// nobody takes is given up after ten deliveries in some three days.
+pub const PAUSES: [Duration; 9] = [
+    Duration::from_secs(5),
+    Duration::from_mins(5),
+    Duration::from_mins(30),
+    Duration::from_hours(2),
+    Duration::from_hours(5),
+    Duration::from_hours(10),
+    Duration::from_hours(14),
+    Duration::from_hours(20),
+    Duration::from_hours(24),
+];
+/// The longest pause that a receiver may ask for.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
+/// A pause grows by up to this share, so that what failed together does not come back together.
+const JITTER_SHARE: f64 = 0.2;
+
+/// What came of one delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It was taken by someone other than a webhook's receiver.
+    Taken,
+    /// An HTTP status, and the `retry-after` that came with it.
+    Status(u16, Option<String>),
+    /// Nobody answered, or not in time.
+    Silence(String),
+    /// It may not be delivered, or cannot be, whatever the time.
+    Impossible(String),
+}
+
+/// What follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is done.
+    Delivered,
+    /// It is delivered again after a pause.
+    Again(Duration, String),
+    /// It is given up.
+    Dead(String),
+    /// It is given up, and its receiver wants nothing more, ever.
+    Gone,
+}
+
+/// Judges a delivery. `in_vain` counts those before it; `jitter` is drawn from 0 to 1.
+pub fn judge(answer: Answer, in_vain: u32, jitter: f64, now: SystemTime) -> Verdict {
+    let (reason, asked) = match answer {
+        Answer::Taken | Answer::Status(200..=299, _) => return Verdict::Delivered,
+        Answer::Status(410, _) => return Verdict::Gone,
+        Answer::Impossible(reason) => return Verdict::Dead(reason),
+        Answer::Silence(reason) => (reason, None),
+        Answer::Status(status @ 300..=399, _) => (format!("the receiver redirects (status {status})"), None),
+        Answer::Status(status @ (429 | 503), asked) => (
+            format!("the receiver is busy (status {status})"),
+            asked.and_then(|text| retry_after(&text, now)).map(|pause| pause.min(RETRY_AFTER_MAX)),
+        ),
+        Answer::Status(status, _) => (format!("the receiver refused it (status {status})"), None),
+    };
+    match usize::try_from(in_vain).ok().and_then(|index| PAUSES.get(index)) {
+        Some(pause) => {
+            let pause = pause.mul_f64(1.0 + JITTER_SHARE * jitter.clamp(0.0, 1.0));
+            // Never sooner than the schedule: a receiver may slow us down, not speed us up.
+            Verdict::Again(asked.map_or(pause, |asked| asked.max(pause)), reason)
+        }
+        None => Verdict::Dead(format!("given up after {} deliveries: {reason}", in_vain.saturating_add(1))),
+    }
+}
+
+/// Reads seconds or an HTTP date (RFC 9110, 10.2.3).
+fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()?;
+    Some(SystemTime::from(at).duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn status(status: u16, in_vain: u32) -> Verdict {
+        judge(Answer::Status(status, None), in_vain, 0.0, at(0))
+    }
+
+    fn pause(verdict: &Verdict) -> Duration {
+        match verdict {
+            Verdict::Again(pause, _) => *pause,
+            other => panic!("no retry: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn any_status_of_success_is_a_delivery() {
+        for code in [200, 201, 202, 204, 299] {
+            assert_eq!(status(code, 9), Verdict::Delivered);
+        }
+        assert_eq!(judge(Answer::Taken, 0, 0.0, at(0)), Verdict::Delivered);
+    }
+
+    #[test]
+    fn everything_else_but_gone_is_tried_again_by_the_schedule() {
+        for code in [100, 301, 302, 307, 400, 401, 403, 404, 409, 422, 429, 500, 502, 503, 504, 999] {
+            let pauses: Vec<_> = (0..9).map(|in_vain| pause(&status(code, in_vain))).collect();
+            assert_eq!(pauses, PAUSES, "status {code}");
+            assert!(matches!(status(code, 9), Verdict::Dead(_)), "status {code}");
+        }
+        assert_eq!(pause(&judge(Answer::Silence("no answer".into()), 1, 0.0, at(0))), PAUSES[1]);
+        assert!(matches!(judge(Answer::Silence("no answer".into()), u32::MAX, 0.0, at(0)), Verdict::Dead(_)));
+    }
+
+    #[test]
+    fn gone_and_impossible_end_it_at_once() {
+        assert_eq!(status(410, 0), Verdict::Gone);
+        let refused = judge(Answer::Impossible("10.0.0.1 is private".into()), 0, 0.0, at(0));
+        assert_eq!(refused, Verdict::Dead("10.0.0.1 is private".into()));
+    }
+
+    #[test]
+    fn jitter_only_lengthens_a_pause_and_by_a_fifth_at_most() {
+        for jitter in [0.0, 0.3, 1.0, 7.0] {
+            let pause = pause(&judge(Answer::Silence(String::new()), 3, jitter, at(0)));
+            assert!((PAUSES[3]..=PAUSES[3].mul_f64(1.2)).contains(&pause), "{jitter}: {pause:?}");
+        }
+    }
+
+    #[test]
+    fn a_busy_receiver_is_given_the_time_that_it_asks_for_within_bounds() {
+        // 1994-11-06 08:49:37 is the date of RFC 9110's example.
+        let now = at(784_111_777 - 600);
+        for (code, asked, expected) in [
+            (429, "3600", Duration::from_hours(1)),
+            (503, "3600", Duration::from_hours(1)),
+            (503, " 60 ", Duration::from_mins(1)),
+            (503, "Sun, 06 Nov 1994 08:49:37 GMT", Duration::from_mins(10)),
+            (429, "99999999999", RETRY_AFTER_MAX),
+            (429, "1", PAUSES[0]),
+            (503, "Sun, 06 Nov 1983 08:49:37 GMT", PAUSES[0]),
+            (503, "soon", PAUSES[0]),
+            (503, "-5", PAUSES[0]),
+            (500, "3600", PAUSES[0]),
+        ] {
+            let verdict = judge(Answer::Status(code, Some(asked.into())), 0, 0.0, now);
+            assert_eq!(pause(&verdict), expected, "{code} {asked}");
+        }
+    }
+}

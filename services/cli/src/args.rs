@@ -1,0 +1,265 @@
+//! The words of the command line.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use jetlane::Priority;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Turns a NATS cluster into a task scheduler.
+#[derive(Debug, Parser)]
+#[command(name = "jetlane", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Args {
+    /// Where and how to connect.
+    #[command(flatten)]
+    pub nats: Nats,
+    /// How results are printed on stdout.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where and how to connect.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Nats {
+    /// Address of the NATS server.
+    #[arg(long, global = true, env = "NATS_URL", default_value = "nats://127.0.0.1:4222")]
+    pub server: String,
+    /// Credentials file.
+    #[arg(long, global = true, env = "NATS_CREDS")]
+    pub creds: Option<PathBuf>,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs: a stable contract.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start everything on this machine: a NATS server and all services, until Ctrl-C.
+    Dev(Dev),
+    /// Thumbnail a folder of pictures, from submission to gallery, on a server of its own.
+    Demo(Demo),
+    /// Submit a task.
+    Submit(Submit),
+    /// Print the output of a task.
+    Result(ResultArgs),
+    /// Follow completions.
+    Watch(Watch),
+    /// Run one service as this process.
+    Run(Run),
+    /// Make a crate: an executor, or a subscriber of completions.
+    New(New),
+    /// List and set task types.
+    Types(Types),
+    /// Check the server, the streams, durability and telemetry.
+    Doctor,
+    /// Measure.
+    Bench(Bench),
+}
+
+/// Start everything on this machine.
+#[derive(Debug, clap::Args)]
+pub struct Dev {
+    /// Port of the NATS server; 0 for a free one.
+    #[arg(long, default_value_t = 4222)]
+    pub port: u16,
+    /// Folder for the server's data. Default: a temporary one, gone at the end.
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+}
+
+/// Thumbnail a folder of pictures.
+#[derive(Debug, clap::Args)]
+pub struct Demo {
+    /// Folder of pictures. Default: samples that the demo makes.
+    #[arg(long)]
+    pub input: Option<PathBuf>,
+    /// Folder for thumbnails and gallery. Default: `jetlane-demo` in the temporary folder.
+    #[arg(long)]
+    pub gallery: Option<PathBuf>,
+    /// Print the summary as one JSON object on stdout, and nothing else there.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Submit a task.
+#[derive(Debug, clap::Args)]
+pub struct Submit {
+    /// Its type, such as `image.thumbnail`.
+    pub task_type: String,
+    /// Its body: JSON, `-` for stdin, or `@file`.
+    #[arg(default_value = "{}")]
+    pub body: String,
+    /// critical, high, normal or low.
+    #[arg(long, default_value = "normal")]
+    pub priority: Priority,
+    /// Its fairness key.
+    #[arg(long)]
+    pub tenant: Option<String>,
+    /// Its idempotency key.
+    #[arg(long)]
+    pub key: Option<String>,
+    /// Its queue; default: the one that its type is announced for.
+    #[arg(long)]
+    pub queue: Option<String>,
+    /// How long it waits before it is due, such as `5s` or `10m`.
+    #[arg(long, value_parser = duration)]
+    pub delay: Option<Duration>,
+    /// A webhook endpoint of the callback service; may be given more than once.
+    #[arg(long)]
+    pub webhook: Vec<String>,
+    /// Wait for the outcome and print the output.
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait at most.
+    #[arg(long, value_parser = duration, default_value = "5m")]
+    pub timeout: Duration,
+}
+
+/// Print the output of a task.
+#[derive(Debug, clap::Args)]
+pub struct ResultArgs {
+    /// The task's id.
+    pub id: String,
+    /// Its type, which makes the look-up quicker.
+    #[arg(long = "type")]
+    pub task_type: Option<String>,
+    /// Wait until it completes.
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait at most.
+    #[arg(long, value_parser = duration, default_value = "5m")]
+    pub timeout: Duration,
+}
+
+/// Follow completions.
+#[derive(Debug, clap::Args)]
+pub struct Watch {
+    /// Only of this type.
+    pub task_type: Option<String>,
+    /// Only with this outcome.
+    #[arg(long)]
+    pub outcome: Option<jetlane::Outcome>,
+    /// Everything that is kept, not only what comes from now on.
+    #[arg(long)]
+    pub all: bool,
+    /// End after this many.
+    #[arg(long)]
+    pub limit: Option<u64>,
+}
+
+/// Run one service as this process.
+#[derive(Debug, clap::Args)]
+pub struct Run {
+    /// Which.
+    #[arg(value_enum)]
+    pub service: Service,
+}
+
+/// A service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Service {
+    /// Decides what runs next and routes it to lanes.
+    Dispatcher,
+    /// Runs the reference types.
+    Executor,
+    /// Carries out what completions trigger.
+    Callback,
+}
+
+/// Make a crate.
+#[derive(Debug, clap::Args)]
+pub struct New {
+    /// What it is to be.
+    #[arg(value_enum)]
+    pub kind: NewKind,
+    /// Its name: also that of its folder and its queue.
+    pub name: String,
+}
+
+/// What a new crate is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NewKind {
+    /// Serves a task type on a queue of its own name.
+    Executor,
+    /// Consumes the completions of a task type.
+    Subscriber,
+}
+
+/// List and set task types.
+#[derive(Debug, clap::Args)]
+pub struct Types {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub action: TypesAction,
+}
+
+/// What to do with task types.
+#[derive(Debug, Subcommand)]
+pub enum TypesAction {
+    /// List what is announced.
+    Ls,
+    /// Announce a type, or change its announcement.
+    Set(TypesSet),
+}
+
+/// Announce a type, or change its announcement.
+#[derive(Debug, clap::Args)]
+pub struct TypesSet {
+    /// The type.
+    pub task_type: String,
+    /// The queue whose executors serve it.
+    #[arg(long)]
+    pub queue: Option<String>,
+    /// Retries after the first attempt.
+    #[arg(long)]
+    pub retries: Option<u32>,
+    /// How long one attempt may run, such as `30s`.
+    #[arg(long, value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// The first back-off before a retry, such as `1s`.
+    #[arg(long, value_parser = duration)]
+    pub backoff: Option<Duration>,
+    /// A file with the JSON Schema of its body.
+    #[arg(long)]
+    pub schema: Option<PathBuf>,
+}
+
+/// Measure.
+#[derive(Debug, clap::Args)]
+pub struct Bench {
+    /// What.
+    #[command(subcommand)]
+    pub what: BenchWhat,
+}
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub enum BenchWhat {
+    /// The whole pipeline beside the bare broker, in one run, on a server of its own.
+    Pipeline(Pipeline),
+}
+
+/// The whole pipeline beside the bare broker.
+#[derive(Debug, clap::Args)]
+pub struct Pipeline {
+    /// No-op tasks of one throughput run.
+    #[arg(long, default_value_t = 100_000)]
+    pub tasks: usize,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Reads `250ms`, `5s`, `10m`, `2h` and their sums.
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| error.to_string())
+}

@@ -1,0 +1,155 @@
+//! What a decision stores: a task in its lane, the completion of one that never runs, a schedule for
+//! one that is not due. Each is sent until it is known what became of it.
+
+use jetlane_bus::done::Completed;
+use jetlane_bus::publish::Expect;
+use jetlane_bus::{Bus, Error, Outgoing, clock, trace};
+use jetlane_core::Waited;
+use jetlane_schemas::frame::{self, FrameError};
+use jetlane_schemas::limits::HOP_OVERHEAD_BYTES;
+use jetlane_schemas::subject::{Lane, LaneKind};
+use jetlane_schemas::{Completion, Failure, Headers, Micros, Outcome, TaskEvent};
+use tracing::Span;
+
+/// What a task waited for until it was dispatched, in microseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Waits {
+    /// From its storing until it was read.
+    pub(crate) intake_us: u64,
+    /// Until it was due.
+    pub(crate) delay_us: u64,
+    /// In the window.
+    pub(crate) waited: Waited,
+}
+
+/// How a task joins the trace of whoever submitted it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Joins {
+    /// As a child.
+    Child,
+    /// By a link, as a trace of its own.
+    Link,
+}
+
+/// The span of a dispatch, with the queue wait by cause. Roots the trace of a task that has none.
+pub(crate) fn dispatch_span(task: &mut TaskEvent, lane: &Lane, waits: Waits, joins: Joins) -> Span {
+    let ms = |us: u64| us as f64 / 1_000.0;
+    let span = tracing::info_span!(
+        target: "jetlane::span",
+        "dispatch",
+        otel.name = format_args!("dispatch {}", lane.queue),
+        otel.kind = "producer",
+        messaging.system = "nats",
+        messaging.operation.name = "dispatch",
+        messaging.operation.type = "send",
+        messaging.destination.name = lane.subject(),
+        messaging.message.id = %task.id,
+        jetlane.task.id = %task.id,
+        jetlane.task.type = %task.task_type,
+        jetlane.task.priority = %task.priority,
+        jetlane.task.run = task.run,
+        jetlane.task.attempt = task.attempts + 1,
+        jetlane.queue = %lane.queue,
+        jetlane.wait.intake_ms = ms(waits.intake_us),
+        jetlane.wait.delay_ms = ms(waits.delay_us),
+        jetlane.wait.window_ms = ms(waits.waited.window_us),
+        jetlane.wait.credit_ms = ms(waits.waited.credit_us),
+    );
+    join(&span, task, joins);
+    span
+}
+
+/// The span of the end of a task that never ran.
+pub(crate) fn end_span(task: &mut TaskEvent, outcome: Outcome, joins: Joins) -> Span {
+    let span = tracing::info_span!(
+        target: "jetlane::span",
+        "complete",
+        otel.name = format_args!("complete {}", task.task_type),
+        otel.kind = "producer",
+        messaging.system = "nats",
+        messaging.operation.name = "complete",
+        messaging.operation.type = "send",
+        messaging.message.id = %task.id,
+        jetlane.task.id = %task.id,
+        jetlane.task.type = %task.task_type,
+        jetlane.queue = %task.queue,
+        jetlane.outcome = %outcome,
+    );
+    join(&span, task, joins);
+    span
+}
+
+fn join(span: &Span, task: &mut TaskEvent, joins: Joins) {
+    if span.is_disabled() {
+        return;
+    }
+    match joins {
+        Joins::Child if !task.trace.is_empty() => trace::set_parent(span, &task.trace),
+        // The first span of a trace of its own; later runs find it in the task.
+        Joins::Child => task.trace = trace::context_of(span),
+        Joins::Link => {
+            let submitters = std::mem::take(&mut task.trace);
+            trace::add_link(span, &submitters);
+            task.trace = trace::context_of(span);
+        }
+    }
+}
+
+/// The message of a task in its lane. Its id names the run, in both forms of the lane: a run is stored
+/// in one of them only.
+pub(crate) fn to_lane(task: &TaskEvent, lane: &Lane) -> Result<Outgoing, FrameError> {
+    let (headers, body) = match lane.kind {
+        LaneKind::Bundle => (Headers::new(), frame::encode_bundle(std::slice::from_ref(task))?.into()),
+        LaneKind::Plain => (crate::plain::headers(task), task.payload.clone().into()),
+    };
+    let message_id = Some(task.message_id("lane"));
+    Ok(Outgoing { subject: lane.subject(), headers, body, message_id, expect: Expect::Anything })
+}
+
+/// Stores the completion of a task that never ran or was given up, and its dead letter where it is one;
+/// `false` where DONE is full.
+pub(crate) async fn end(
+    bus: &Bus,
+    task: &TaskEvent,
+    outcome: Outcome,
+    failure: Failure,
+    span: &Span,
+) -> Result<bool, Error> {
+    trace::set_error(span, &failure.message);
+    let now = clock::now();
+    let mut completion = Completion::of(task, outcome, now).with_failure(failure);
+    completion.wait_ms = now.ms_since(task.due_at.unwrap_or(task.submitted_at));
+    let context = trace::context_of(span);
+    if !context.is_empty() {
+        completion.trace = context;
+    }
+    let stored = match bus.complete(&completion).await? {
+        Completed::Won => completion,
+        // An earlier try of ours may have stored this and died before the dead letter.
+        Completed::Lost(stored) => *stored,
+        Completed::Full => return Ok(false),
+    };
+    if stored.outcome == outcome && matches!(outcome, Outcome::Rejected | Outcome::Failed) {
+        bury(bus, task, stored).await?;
+    }
+    Ok(true)
+}
+
+/// Keeps the task whole; without its body only where that fills a message alone, and then says so.
+async fn bury(bus: &Bus, task: &TaskEvent, mut why: Completion) -> Result<(), Error> {
+    let bytes = task.payload.len() + task.checkpoint.as_ref().map_or(0, Vec::len);
+    if bytes + HOP_OVERHEAD_BYTES / 2 <= bus.server().max_payload {
+        return bus.bury(task, &why).await;
+    }
+    let mut shell = task.clone();
+    (shell.payload, shell.checkpoint, why.cut) = (Vec::new(), None, true);
+    bus.bury(&shell, &why).await
+}
+
+/// Stores a task for its next run, due at `at`. Its message id names that run.
+pub(crate) async fn postpone(bus: &Bus, task: &TaskEvent, at: Micros) -> Result<(), Error> {
+    let mut next = task.clone();
+    next.run += 1;
+    let subject = next.due_subject();
+    bus.store_due(&next, at).await?.or_refused(&subject).map(|_| ())
+}

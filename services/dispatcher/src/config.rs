@@ -1,0 +1,28 @@
+//! What a dispatcher can be told.
+
+use jetlane_schemas::QueueName;
+use serde::Deserialize;
+
+/// The section `[dispatcher]`, or `JETLANE_DISPATCHER_<FIELD>`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The queues that it may lead. Default none named, which means all.
+    pub queues: Vec<QueueName>,
+    /// The name under which it holds leases, for people who read them. Default `dispatcher`; what makes
+    /// it unique is added.
+    pub name: String,
+}
+
+impl Config {
+    /// Whether this dispatcher may lead the queue.
+    pub(crate) fn serves(&self, queue: &QueueName) -> bool {
+        self.queues.is_empty() || self.queues.contains(queue)
+    }
+
+    /// A holder of leases, new at every start.
+    pub(crate) fn holder(&self) -> String {
+        let name = if self.name.is_empty() { "dispatcher" } else { &self.name };
+        format!("{name}-{}", jetlane_schemas::RunToken::draw())
+    }
+}

@@ -1,0 +1,46 @@
+//! A lease while it lasts: renewed on its own, so that no decision has to wait for it.
+
+use jetlane_bus::lease::{Lease, RENEW_EVERY};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Renews a lease until it is lost or given up.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    lost: CancellationToken,
+    give_up: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Keeper {
+    pub(crate) fn keep(mut lease: Lease) -> Self {
+        let (lost, give_up) = (CancellationToken::new(), CancellationToken::new());
+        let (its_lost, its_give_up) = (lost.clone(), give_up.clone());
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = its_give_up.cancelled() => return lease.release().await,
+                    () = tokio::time::sleep(RENEW_EVERY) => {}
+                }
+                if !lease.renew().await {
+                    its_lost.cancel();
+                    return;
+                }
+            }
+        });
+        Self { lost, give_up, task }
+    }
+
+    /// Ends once the lease is lost.
+    pub(crate) fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+
+    /// Gives the lease up, so that another can lead at once.
+    pub(crate) async fn give_up(self) {
+        self.give_up.cancel();
+        if let Err(error) = self.task.await {
+            tracing::debug!(%error, "The keeper of a lease did not end well; the lease ends by itself.");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Patterns over names of the contract, and the server's own subjects that the dispatcher listens to.
+
+use jetlane_schemas::subject::{Lane, STREAM_LANES};
+
+/// Keys of the notes on cancelled tasks.
+pub(crate) const CANCELLED_NOTES: &str = "cancelled.*";
+/// Every subject of a stream.
+pub(crate) const ALL: &str = ">";
+
+/// Where the clients of a lane ask the server for its next messages.
+pub(crate) fn pulls_of(lane: &Lane) -> String {
+    format!("$JS.API.CONSUMER.MSG.NEXT.{STREAM_LANES}.{}", lane.consumer())
+}
+
+/// Where the clients of a lane answer its messages.
+pub(crate) fn answers_of(lane: &Lane) -> String {
+    format!("$JS.ACK.{STREAM_LANES}.{}.>", lane.consumer())
+}
+
+/// The stream sequence of the message that an answer is for:
+/// `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>...`.
+pub(crate) fn answered_sequence(subject: &str) -> Option<u64> {
+    subject.split('.').nth(5)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jetlane_schemas::subject::{LaneKind, note_cancelled};
+    use jetlane_schemas::{Fit, Priority, QueueName, TaskId};
+
+    #[test]
+    fn the_pattern_of_cancelled_notes_is_that_of_their_keys() {
+        let key = note_cancelled(&TaskId::new("x").expect("valid"));
+        assert_eq!(key.replace("x", "*"), CANCELLED_NOTES);
+    }
+
+    #[test]
+    fn an_answer_tells_the_sequence_of_its_message() {
+        let queue = QueueName::new("pictures").expect("valid");
+        let lane = Lane { kind: LaneKind::Plain, queue, priority: Priority::Normal, fit: Fit::default() };
+        let subject = answers_of(&lane).replace('>', "2.31.7.1700000000000000000.4");
+        assert_eq!(answered_sequence(&subject), Some(31));
+        assert_eq!(answered_sequence("$JS.ACK"), None);
+    }
+}

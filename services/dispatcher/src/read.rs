@@ -1,0 +1,238 @@
+//! A message of intake as tasks, each with what is to become of it.
+
+use crate::registry::Registry;
+use jetlane_bus::pull::DeliveryFacts;
+use jetlane_bus::schedule::SCHEDULE_FLOOR;
+use jetlane_bus::{clock, trace};
+use jetlane_schemas::intake::{self, Message};
+use jetlane_schemas::task::InvalidOption;
+use jetlane_schemas::{Failure, Flow, Headers, Micros, QueueName, TaskEvent, TaskId, TaskType, TypeEntry, frame};
+
+/// A task whose type is not known in its queue is looked at again after so long: it must not stand in
+/// the way of its flow.
+const UNKNOWN_TYPE_PAUSE: Micros = Micros(5_000_000);
+
+/// What is to become of a task that was read.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Fate {
+    /// It runs when its turn comes.
+    Run,
+    /// It is refused.
+    Reject(Failure),
+    /// It is not due before this: the broker keeps it until then.
+    Later(Micros),
+}
+
+/// A message of a flow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrived<'a> {
+    pub(crate) flow: &'a Flow,
+    pub(crate) facts: DeliveryFacts,
+    pub(crate) headers: &'a Headers,
+    pub(crate) body: &'a [u8],
+    /// A message delivered before now to another leader up to this sequence may have been dispatched.
+    pub(crate) suspect_until: u64,
+}
+
+/// The bounds and the knowledge that a message is read by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Judge<'a> {
+    pub(crate) registry: &'a Registry,
+    pub(crate) queue: &'a QueueName,
+    pub(crate) now: Micros,
+    pub(crate) body_bytes_max: usize,
+}
+
+impl Judge<'_> {
+    /// Reads a message's tasks. There is always one at least: what cannot be read is refused under an
+    /// id made of its sequence.
+    pub(crate) fn read(&self, message: Arrived<'_>) -> Vec<(TaskEvent, Fate)> {
+        let suspect = message.facts.delivered > 1 || message.facts.stream_sequence <= message.suspect_until;
+        let mut tasks = match message.flow {
+            Flow::Raw(task_type) => vec![self.read_raw(task_type, message)],
+            Flow::Task(_, priority, shard) | Flow::Due(_, priority, shard) => match frame::decode_bundle(message.body) {
+                Err(error) => vec![self.unreadable(message, &error)],
+                Ok(tasks) => tasks
+                    .into_iter()
+                    .map(|mut task| {
+                        // The subject decides: it is what the permissions are about.
+                        (task.queue, task.priority, task.shard) = (self.queue.clone(), *priority, *shard);
+                        let fate = self.fate(&mut task, message.flow);
+                        (task, fate)
+                    })
+                    .collect(),
+            },
+        };
+        tasks.iter_mut().for_each(|(task, _)| task.suspect |= suspect);
+        tasks
+    }
+
+    fn read_raw(&self, task_type: &TaskType, message: Arrived<'_>) -> (TaskEvent, Fate) {
+        let known = self.registry.task_type(task_type);
+        let blank = TypeEntry::new(self.queue.clone());
+        let entry = known.map_or(&blank, |known| &known.entry);
+        let sequence = message.facts.stream_sequence;
+        let raw = Message {
+            stream_sequence: sequence,
+            stored_at: message.facts.stored_at,
+            headers: message.headers,
+            body: message.body,
+        };
+        match intake::read(task_type, entry, raw, clock::parse_rfc3339) {
+            Ok(mut task) => {
+                task.queue = self.queue.clone();
+                // An id of the submitter's own may have been submitted before.
+                task.suspect = task.id != TaskId::from_sequence(sequence);
+                if trace::propagation() == trace::Propagation::None {
+                    task.trace = jetlane_schemas::TraceContext::default();
+                }
+                let fate = self.fate(&mut task, message.flow);
+                (task, fate)
+            }
+            Err(refused) => (*refused.task, Fate::Reject(of_option(&refused.reason))),
+        }
+    }
+
+    /// A frame that is none: named by its sequence, kept whole.
+    fn unreadable(&self, message: Arrived<'_>, error: &frame::FrameError) -> (TaskEvent, Fate) {
+        let id = TaskId::from_sequence(message.facts.stream_sequence);
+        let task_type = TaskType::new("jetlane.unreadable").expect("two tokens of letters");
+        let task =
+            TaskEvent::new(id, task_type, self.queue.clone(), message.facts.stored_at, message.body.to_vec());
+        (task, Fate::Reject(Failure::new("frame", format!("the message cannot be read: {error}"))))
+    }
+
+    fn fate(&self, task: &mut TaskEvent, flow: &Flow) -> Fate {
+        if let Err(invalid) = task.check(self.body_bytes_max) {
+            return Fate::Reject(of_option(&invalid));
+        }
+        let Some(known) = self.registry.task_type(&task.task_type) else {
+            tracing::warn!(task_id = %task.id, task_type = %task.task_type, queue = %self.queue, "A task's type is not announced; it is looked at again in 5 s.");
+            return Fate::Later(Micros(self.now.0 + UNKNOWN_TYPE_PAUSE.0));
+        };
+        if let Err(failure) = known.schema.check(task.codec, &task.payload) {
+            return Fate::Reject(failure);
+        }
+        task.retries.get_or_insert(known.entry.retries);
+        task.timeout_ms.get_or_insert(known.entry.timeout_ms);
+        match task.due_at {
+            // What a schedule brought is due, whatever this machine's clock says.
+            Some(due_at) if !matches!(flow, Flow::Due(..)) && due_at.0 > self.now.0 + floor_us() => Fate::Later(due_at),
+            _ => Fate::Run,
+        }
+    }
+}
+
+fn floor_us() -> u64 {
+    u64::try_from(SCHEDULE_FLOOR.as_micros()).expect("300 ms fit into 64 bits")
+}
+
+fn of_option(invalid: &InvalidOption) -> Failure {
+    Failure { path: None, ..Failure::new("option", invalid.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jetlane_schemas::{Priority, Shard};
+
+    const NOW: Micros = Micros(1_700_000_000_000_000);
+
+    fn queue() -> QueueName {
+        QueueName::new("pictures").expect("valid")
+    }
+
+    fn raw() -> Flow {
+        Flow::Raw(TaskType::new("image.thumbnail").expect("valid"))
+    }
+
+    fn framed() -> Flow {
+        Flow::Task(queue(), Priority::High, Shard::new(3).expect("valid"))
+    }
+
+    fn read(flow: &Flow, headers: &[(&str, &str)], body: &[u8], delivered: u64) -> Vec<(TaskEvent, Fate)> {
+        let registry = crate::registry::of_types(&[(
+            "image.thumbnail",
+            r#"{"queue":"pictures","retries":7,"schema":{"type":"object","properties":{"n":{"type":"integer"}}}}"#,
+        )]);
+        let headers: Headers = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let judge = Judge { registry: &registry, queue: &queue(), now: NOW, body_bytes_max: 1_000 };
+        let facts = DeliveryFacts { delivered, stream_sequence: 12, stored_at: NOW };
+        judge.read(Arrived { flow, facts, headers: &headers, body, suspect_until: 5 })
+    }
+
+    fn task(body: &[u8]) -> TaskEvent {
+        let task_type = TaskType::new("image.thumbnail").expect("valid");
+        TaskEvent::new(TaskId::generate(), task_type, QueueName::default_queue(), NOW, body.to_vec())
+    }
+
+    #[test]
+    fn a_bare_body_runs_with_its_types_options() {
+        let (task, fate) = read(&raw(), &[], br#"{"n":1}"#, 1).remove(0);
+        assert_eq!(fate, Fate::Run);
+        assert_eq!((task.id.as_str(), task.retries, task.suspect), ("s12", Some(7), false));
+    }
+
+    #[test]
+    fn what_may_have_run_is_suspect() {
+        assert!(read(&raw(), &[], b"{}", 2)[0].0.suspect, "delivered again");
+        assert!(read(&raw(), &[("ce-id", "0190b8f2-7c1e-7000-8000-000000000001")], b"{}", 1)[0].0.suspect, "own id");
+        let body = frame::encode_bundle(&[task(b"{}")]).expect("encodes");
+        assert!(!read(&framed(), &[], &body, 1)[0].0.suspect);
+    }
+
+    #[test]
+    fn a_body_that_does_not_fit_is_refused_with_its_path() {
+        let (_, fate) = read(&raw(), &[], br#"{"n":"x"}"#, 1).remove(0);
+        let Fate::Reject(failure) = fate else { panic!("{fate:?}") };
+        assert_eq!((failure.code.as_str(), failure.path.as_deref()), ("schema", Some("/n")));
+    }
+
+    #[test]
+    fn a_body_over_the_limit_is_refused_and_one_of_exactly_the_limit_runs() {
+        let body = |len: usize| format!("{{\"s\":\"{}\"}}", "x".repeat(len - 8));
+        assert_eq!(read(&raw(), &[], body(1_000).as_bytes(), 1)[0].1, Fate::Run);
+        let fate = &read(&raw(), &[], body(1_001).as_bytes(), 1)[0].1;
+        let Fate::Reject(failure) = fate else { panic!("{fate:?}") };
+        assert!(failure.message.contains("1000"), "{}", failure.message);
+    }
+
+    #[test]
+    fn an_option_out_of_range_is_refused() {
+        let fate = &read(&raw(), &[("ce-jetlanepriority", "urgent")], b"{}", 1)[0].1;
+        assert!(matches!(fate, Fate::Reject(failure) if failure.code == "option"), "{fate:?}");
+    }
+
+    #[test]
+    fn a_delayed_task_waits_in_the_broker_unless_a_schedule_brought_it() {
+        let (task_later, fate) = read(&raw(), &[("ce-jetlanedelayms", "60000")], b"{}", 1).remove(0);
+        assert_eq!(fate, Fate::Later(Micros(NOW.0 + 60_000_000)));
+        let body = frame::encode_bundle(&[task_later]).expect("encodes");
+        let due = Flow::Due(queue(), Priority::Normal, Shard::default());
+        assert_eq!(read(&due, &[], &body, 1)[0].1, Fate::Run);
+    }
+
+    #[test]
+    fn a_type_that_nobody_announced_is_looked_at_again_later() {
+        let mut unknown = task(b"{}");
+        unknown.task_type = TaskType::new("never.announced").expect("valid");
+        let body = frame::encode_bundle(&[unknown, task(b"{}")]).expect("encodes");
+        let read = read(&framed(), &[], &body, 1);
+        assert_eq!(read[0].1, Fate::Later(Micros(NOW.0 + UNKNOWN_TYPE_PAUSE.0)));
+        assert_eq!(read[1].1, Fate::Run, "its neighbour runs");
+    }
+
+    #[test]
+    fn the_subject_decides_where_a_framed_task_stands() {
+        let body = frame::encode_bundle(&[task(b"{}")]).expect("encodes");
+        let (task, _) = read(&framed(), &[], &body, 1).remove(0);
+        assert_eq!((task.queue, task.priority, task.shard.number()), (queue(), Priority::High, 3));
+    }
+
+    #[test]
+    fn a_frame_that_is_none_is_refused_under_its_sequence() {
+        let (task, fate) = read(&framed(), &[], b"no frame", 1).remove(0);
+        assert!(matches!(fate, Fate::Reject(_)));
+        assert_eq!((task.id.as_str(), task.payload.as_slice()), ("s12", &b"no frame"[..]));
+    }
+}

@@ -1,0 +1,83 @@
+//! Asks for the lead of every queue that is announced, and leads while it holds.
+
+use crate::World;
+use crate::error::Error;
+use crate::keeper::Keeper;
+use crate::leader::Leader;
+use jetlane_schemas::QueueName;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How often the lead of a queue is asked for while another has it.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+/// The pause after a lead that ended by a fault.
+const PAUSE_AFTER_FAULT: Duration = Duration::from_millis(500);
+
+/// Leads every queue that this dispatcher may, until it is told to drain.
+pub(crate) async fn lead_all(world: &World, drain: &CancellationToken) -> Result<(), Error> {
+    let mut registry = world.registry.clone();
+    let mut asked = BTreeSet::new();
+    let mut leads = JoinSet::new();
+    loop {
+        let queues = registry.borrow_and_update().queues();
+        for queue in queues {
+            if world.config.serves(&queue) && asked.insert(queue.clone()) {
+                leads.spawn(lead_one(world.clone(), queue, drain.clone()));
+            }
+        }
+        tokio::select! {
+            () = drain.cancelled() => break,
+            changed = registry.changed() => if changed.is_err() {
+                return Err(Error::Closed);
+            },
+            Some(ended) = leads.join_next(), if !leads.is_empty() => if let Err(panicked) = ended {
+                // A bug in a leader must not pass unseen: the process ends and another takes over.
+                std::panic::resume_unwind(panicked.into_panic());
+            },
+        }
+    }
+    while leads.join_next().await.is_some() {}
+    Ok(())
+}
+
+async fn lead_one(world: World, queue: QueueName, drain: CancellationToken) {
+    while !drain.is_cancelled() {
+        let pause = match lead_once(&world, &queue, &drain).await {
+            Ok(()) => ASK_EVERY,
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(%queue, error, "The lead of a queue ended; asking for it again.");
+                PAUSE_AFTER_FAULT
+            }
+        };
+        tokio::select! {
+            () = drain.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn lead_once(world: &World, queue: &QueueName, drain: &CancellationToken) -> Result<(), Error> {
+    let asked = world.bus.lead(queue, &world.holder).await;
+    let Some(lease) = asked.map_err(|source| Error::Lead { queue: queue.clone(), source })? else { return Ok(()) };
+    let epoch = lease.epoch();
+    let keeper = Keeper::keep(lease);
+    let led = async {
+        let mut leader = Box::pin(Leader::take_over(world, queue, epoch)).await?;
+        tracing::info!(%queue, epoch, "Leading a queue.");
+        leader.serve(drain).await
+    };
+    let led = tokio::select! {
+        led = led => led,
+        // What is under way is dropped as it stands: whatever it still gets out is harmless.
+        () = keeper.lost().cancelled() => {
+            tracing::warn!(%queue, epoch, "The lease of a queue is lost.");
+            Ok(())
+        }
+    };
+    world.shares.leave(queue);
+    keeper.give_up().await;
+    led
+}

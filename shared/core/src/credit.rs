@@ -1,0 +1,357 @@
+//! The ledger of credit: how much the executors of a queue can take.
+//!
+//! Executors tell totals, so a lost announcement heals with the next and a repeated or late one
+//! changes nothing. `outstanding` is what this leader dispatched and no executor has settled;
+//! what lies in the lanes is that less what the live executors say they hold; and the room of a fit
+//! is the free capacity of those that satisfy it less what lies in the lanes. With executors of
+//! several fits that errs to the careful side: what lies in one fit's lane counts against all.
+
+use crate::entry::{FITS_MAX, FitId};
+use crate::fits::FitSet;
+use jetlane_schemas::Micros;
+use std::collections::BTreeMap;
+
+/// An executor that has not told its credit for so long adds no capacity. It tells at least once a second.
+pub const EXECUTOR_SILENCE_MAX: Micros = Micros(3_000_000);
+/// A silent executor is forgotten after so long; should it come back, its totals start afresh.
+pub const EXECUTOR_MEMORY: Micros = Micros(3_600_000_000);
+/// The most executors that are remembered; beyond it the one silent for longest is forgotten.
+pub const EXECUTORS_MAX: usize = 4096;
+/// How often silence is looked for.
+const CHECK_EVERY: Micros = Micros(250_000);
+
+/// An announcement, with its fits as a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) capacity: u32,
+    pub(crate) taken: u64,
+    pub(crate) settled: u64,
+    pub(crate) fits: FitSet,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Executor {
+    told: Told,
+    seen: Micros,
+    is_live: bool,
+}
+
+impl Executor {
+    fn held(&self) -> u64 {
+        // Bounded, so that no numbers an executor tells can make the sums overflow.
+        self.told.taken.saturating_sub(self.told.settled).min(u64::from(u32::MAX))
+    }
+
+    fn free(&self) -> u64 {
+        u64::from(self.told.capacity).saturating_sub(self.held())
+    }
+}
+
+/// The ledger of one queue's bundle lanes.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    executors: BTreeMap<String, Executor>,
+    outstanding: u64,
+    /// Sums over the live executors.
+    held: u64,
+    free: [u64; FITS_MAX],
+    check_at: Micros,
+}
+
+impl Ledger {
+    /// How many more tasks of this fit can be dispatched.
+    pub(crate) fn room(&self, fit: FitId) -> u64 {
+        let in_lanes = self.outstanding.saturating_sub(self.held);
+        self.free[fit.place()].saturating_sub(in_lanes)
+    }
+
+    pub(crate) fn outstanding(&self) -> u64 {
+        self.outstanding
+    }
+
+    pub(crate) fn dispatched(&mut self) {
+        self.outstanding += 1;
+    }
+
+    /// A dispatch came to nothing.
+    pub(crate) fn undone(&mut self) {
+        self.outstanding = self.outstanding.saturating_sub(1).max(self.held);
+    }
+
+    pub(crate) fn told(&mut self, now: Micros, name: String, told: Told) {
+        match self.executors.get_mut(&name) {
+            Some(executor) => {
+                let known = executor.told;
+                if told.taken < known.taken || told.settled < known.settled {
+                    // Overtaken by a later one: totals never shrink.
+                    return;
+                }
+                let (was, settled) = (*executor, told.settled - known.settled);
+                *executor = Executor { told, seen: now, is_live: true };
+                let is = *executor;
+                if was.is_live {
+                    self.subtract(&was);
+                }
+                self.add(&is);
+                self.outstanding = self.outstanding.saturating_sub(settled);
+            }
+            None => {
+                self.make_room();
+                let executor = Executor { told, seen: now, is_live: true };
+                self.executors.insert(name, executor);
+                self.add(&executor);
+            }
+        }
+        // What executors hold is outstanding, whoever dispatched it: a new leader starts from there.
+        self.outstanding = self.outstanding.max(self.held);
+    }
+
+    pub(crate) fn lost(&mut self, name: &str) {
+        if let Some(executor) = self.executors.get_mut(name)
+            && executor.is_live
+        {
+            executor.is_live = false;
+            let was = *executor;
+            self.subtract(&was);
+        }
+    }
+
+    /// Nothing moves, and so many tasks lie in the lanes unpulled or unacknowledged.
+    pub(crate) fn counted(&mut self, tasks: u64) {
+        self.outstanding = tasks.max(self.held);
+    }
+
+    /// Looks for executors gone silent.
+    pub(crate) fn check(&mut self, now: Micros) {
+        if now < self.check_at {
+            return;
+        }
+        self.check_at = Micros(now.0 + CHECK_EVERY.0);
+        let (mut held, mut free) = (self.held, self.free);
+        self.executors.retain(|_, executor| {
+            let silence = now.0.saturating_sub(executor.seen.0);
+            if executor.is_live && silence > EXECUTOR_SILENCE_MAX.0 {
+                executor.is_live = false;
+                held -= executor.held();
+                adjust(&mut free, executor, |sum, part| sum - part);
+            }
+            silence <= EXECUTOR_MEMORY.0
+        });
+        (self.held, self.free) = (held, free);
+    }
+
+    /// When [`Ledger::check`] is due, if anybody is there to go silent.
+    pub(crate) fn check_at(&self) -> Option<Micros> {
+        self.executors.values().any(|executor| executor.is_live).then_some(self.check_at)
+    }
+
+    fn add(&mut self, executor: &Executor) {
+        self.held += executor.held();
+        adjust(&mut self.free, executor, |sum, part| sum + part);
+    }
+
+    fn subtract(&mut self, executor: &Executor) {
+        self.held -= executor.held();
+        adjust(&mut self.free, executor, |sum, part| sum - part);
+    }
+
+    fn make_room(&mut self) {
+        if self.executors.len() < EXECUTORS_MAX {
+            return;
+        }
+        let longest = self.executors.iter().min_by_key(|(_, executor)| executor.seen).map(|(name, _)| name.clone());
+        if let Some(name) = longest {
+            self.lost(&name);
+            self.executors.remove(&name);
+        }
+    }
+}
+
+fn adjust(free: &mut [u64; FITS_MAX], executor: &Executor, change: fn(u64, u64) -> u64) {
+    for (place, sum) in free.iter_mut().enumerate() {
+        if executor.told.fits.contains(place) {
+            *sum = change(*sum, executor.free());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ANY: FitSet = FitSet::of(1);
+
+    fn told(capacity: u32, taken: u64, settled: u64) -> Told {
+        Told { capacity, taken, settled, fits: ANY }
+    }
+
+    fn room(ledger: &Ledger) -> u64 {
+        ledger.room(FitId::default())
+    }
+
+    fn with(capacity: u32) -> Ledger {
+        let mut ledger = Ledger::default();
+        ledger.told(Micros(0), "a".into(), told(capacity, 0, 0));
+        ledger
+    }
+
+    #[test]
+    fn a_dispatch_takes_room_until_it_is_settled() {
+        let mut ledger = with(2);
+        ledger.dispatched();
+        ledger.dispatched();
+        assert_eq!(room(&ledger), 0);
+        ledger.told(Micros(1), "a".into(), told(2, 2, 0));
+        assert_eq!(room(&ledger), 0);
+        ledger.told(Micros(2), "a".into(), told(2, 2, 1));
+        assert_eq!(room(&ledger), 1);
+    }
+
+    #[test]
+    fn a_lost_announcement_heals_with_the_next() {
+        let mut ledger = with(4);
+        (0..4).for_each(|_| ledger.dispatched());
+        // Those that told of the first three never came.
+        ledger.told(Micros(9), "a".into(), told(4, 4, 4));
+        assert_eq!((room(&ledger), ledger.outstanding()), (4, 0));
+    }
+
+    #[test]
+    fn a_repeated_or_late_announcement_changes_nothing() {
+        let mut ledger = with(4);
+        (0..4).for_each(|_| ledger.dispatched());
+        ledger.told(Micros(2), "a".into(), told(4, 4, 2));
+        ledger.told(Micros(3), "a".into(), told(4, 4, 2));
+        ledger.told(Micros(4), "a".into(), told(4, 3, 1));
+        assert_eq!((room(&ledger), ledger.outstanding()), (2, 2));
+    }
+
+    #[test]
+    fn what_a_silent_executor_holds_stays_outstanding_until_another_settles_it() {
+        let mut ledger = with(2);
+        ledger.told(Micros(0), "b".into(), told(2, 0, 0));
+        (0..2).for_each(|_| ledger.dispatched());
+        ledger.told(Micros(1), "a".into(), told(2, 2, 0));
+        let later = Micros(EXECUTOR_SILENCE_MAX.0 + 2);
+        ledger.told(later, "b".into(), told(2, 0, 0));
+        ledger.check(later);
+        assert_eq!((room(&ledger), ledger.outstanding()), (0, 2), "b keeps its room for what comes back from a");
+        ledger.told(later, "b".into(), told(2, 2, 2));
+        assert_eq!((room(&ledger), ledger.outstanding()), (2, 0));
+    }
+
+    #[test]
+    fn a_silent_executor_that_speaks_again_counts_again_once() {
+        let mut ledger = with(3);
+        let later = Micros(EXECUTOR_SILENCE_MAX.0 + 1);
+        ledger.check(later);
+        assert_eq!(room(&ledger), 0);
+        ledger.told(later, "a".into(), told(3, 5, 5));
+        assert_eq!(room(&ledger), 3);
+    }
+
+    #[test]
+    fn a_new_leader_starts_with_what_the_executors_hold() {
+        let mut ledger = Ledger::default();
+        ledger.counted(1);
+        ledger.told(Micros(0), "a".into(), told(4, 103, 100));
+        assert_eq!((room(&ledger), ledger.outstanding()), (1, 3));
+        ledger.counted(4);
+        assert_eq!(room(&ledger), 0, "one more lies in the lane");
+    }
+
+    #[test]
+    fn an_executor_adds_room_only_to_the_fits_that_it_satisfies() {
+        let mut ledger = with(2);
+        let gpu = FitId::new(1).expect("in range");
+        ledger.told(Micros(0), "b".into(), Told { capacity: 1, taken: 0, settled: 0, fits: FitSet::of(3) });
+        assert_eq!((room(&ledger), ledger.room(gpu)), (3, 1));
+    }
+
+    #[test]
+    fn executors_beyond_the_bound_push_out_the_one_silent_for_longest() {
+        let mut ledger = Ledger::default();
+        for n in 0..=EXECUTORS_MAX {
+            ledger.told(Micros(n as u64), format!("e{n}"), told(1, 0, 0));
+        }
+        assert_eq!(ledger.executors.len(), EXECUTORS_MAX);
+        assert_eq!(room(&ledger), EXECUTORS_MAX as u64);
+        assert!(!ledger.executors.contains_key("e0"));
+    }
+
+    /// Executors with true totals, of which some announcements are lost, repeated or late.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Dispatch,
+        Take(usize),
+        Settle(usize),
+        Announce(usize),
+        AnnounceLate(usize, usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            3 => Just(Step::Dispatch),
+            3 => (0..3usize).prop_map(Step::Take),
+            3 => (0..3usize).prop_map(Step::Settle),
+            2 => (0..3usize).prop_map(Step::Announce),
+            1 => (0..3usize, 0..20usize).prop_map(|(e, back)| Step::AnnounceLate(e, back)),
+        ];
+        proptest::collection::vec(step, 1..200)
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_is_on_its_way_or_held_than_the_executors_have_capacity(steps in steps()) {
+            const CAPACITY: u32 = 4;
+            let mut ledger = Ledger::default();
+            let mut history: Vec<Vec<Told>> = vec![vec![told(CAPACITY, 0, 0)]; 3];
+            for (e, told) in history.iter().enumerate() {
+                ledger.told(Micros(0), format!("{e}"), told[0]);
+            }
+            let (mut in_lane, mut dispatched) = (0u64, 0u64);
+            for step in steps {
+                match step {
+                    Step::Dispatch if room(&ledger) > 0 => {
+                        ledger.dispatched();
+                        dispatched += 1;
+                        in_lane += 1;
+                    }
+                    Step::Dispatch => {}
+                    Step::Take(e) => {
+                        let mut now = *history[e].last().expect("never empty");
+                        if in_lane > 0 && now.taken - now.settled < u64::from(CAPACITY) {
+                            in_lane -= 1;
+                            now.taken += 1;
+                            history[e].push(now);
+                        }
+                    }
+                    Step::Settle(e) => {
+                        let mut now = *history[e].last().expect("never empty");
+                        if now.taken > now.settled {
+                            now.settled += 1;
+                            history[e].push(now);
+                        }
+                    }
+                    Step::Announce(e) => ledger.told(Micros(1), format!("{e}"), *history[e].last().expect("never empty")),
+                    Step::AnnounceLate(e, back) => {
+                        let place = history[e].len().saturating_sub(back + 1);
+                        ledger.told(Micros(1), format!("{e}"), history[e][place]);
+                    }
+                }
+                let settled: u64 = history.iter().map(|h| h.last().expect("never empty").settled).sum();
+                let truly = dispatched - settled;
+                prop_assert!(ledger.outstanding() >= truly, "{} told, {truly} true", ledger.outstanding());
+                prop_assert!(truly <= 3 * u64::from(CAPACITY));
+                prop_assert_eq!(ledger.held, ledger.executors.values().map(Executor::held).sum::<u64>());
+            }
+            // Totals heal: after one announcement of each the ledger is exact.
+            for (e, told) in history.iter().enumerate() {
+                ledger.told(Micros(2), format!("{e}"), *told.last().expect("never empty"));
+            }
+            let settled: u64 = history.iter().map(|h| h.last().expect("never empty").settled).sum();
+            prop_assert_eq!(ledger.outstanding(), dispatched - settled);
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! The state machine of one queue: events and the time go in, decisions come out.
+//!
+//! A task that arrived is waiting, or leaving (a decision on it is being carried out), or gone. The
+//! caller stores what was decided and answers; only then is the task gone, or back in its place.
+
+use crate::credit::{Ledger, Told};
+use crate::entry::{Entry, EntryId, FitId, LaneId, Lanes};
+use crate::event::{Decision, Event, Stored, Waited};
+use crate::fits::FitTable;
+use crate::plain::PlainLanes;
+use crate::policy::{self, Policy};
+use crate::window::Windows;
+use jetlane_schemas::registry::PolicyName;
+use jetlane_schemas::subject::LaneKind;
+use jetlane_schemas::{Fit, Micros};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// One queue: what waits, in which order, and how much the executors can take.
+pub struct Queue {
+    slots: BTreeMap<EntryId, Slot>,
+    policy: Box<dyn Policy>,
+    policy_name: PolicyName,
+    deadlines: BTreeSet<(Micros, EntryId)>,
+    dropped: VecDeque<EntryId>,
+    fits: FitTable,
+    ledger: Ledger,
+    plain: PlainLanes,
+    windows: Windows,
+    waiting: usize,
+    dispatch: Dispatching,
+    starved: Starved,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    entry: Entry,
+    place: Place,
+    cancelled: Cancelled,
+    arrived: Micros,
+    /// [`Starved::total`] when it arrived.
+    starved_before: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Waiting,
+    /// A decision that uses credit is being carried out.
+    Dispatched(LaneKind),
+    /// One that uses none: an expiry or a drop.
+    Ending,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cancelled {
+    No,
+    /// While it was leaving; it counts if it comes back.
+    Yes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dispatching {
+    On,
+    Paused,
+}
+
+/// How long something waited that no executor had room for, since the queue was made.
+#[derive(Debug, Default)]
+struct Starved {
+    total: u64,
+    since: Option<Micros>,
+    /// Nothing is dispatched before this, since a lane was full.
+    rest_until: Micros,
+}
+
+impl Starved {
+    fn begin(&mut self, now: Micros) {
+        self.since.get_or_insert(now);
+    }
+
+    fn end(&mut self, now: Micros) {
+        if let Some(since) = self.since.take() {
+            self.total += now.0.saturating_sub(since.0);
+        }
+    }
+
+    fn so_far(&self, now: Micros) -> u64 {
+        self.total + self.since.map_or(0, |since| now.0.saturating_sub(since.0))
+    }
+}
+
+impl Queue {
+    /// An empty queue with this order of dispatch.
+    pub fn new(policy: PolicyName) -> Self {
+        Self {
+            slots: BTreeMap::new(),
+            policy: policy::make(policy),
+            policy_name: policy,
+            deadlines: BTreeSet::new(),
+            dropped: VecDeque::new(),
+            fits: FitTable::default(),
+            ledger: Ledger::default(),
+            plain: PlainLanes::default(),
+            windows: Windows::default(),
+            waiting: 0,
+            dispatch: Dispatching::On,
+            starved: Starved::default(),
+        }
+    }
+
+    /// The number of a fit, for its tasks; `None` once the queue knows [`crate::entry::FITS_MAX`] others.
+    pub fn fit(&mut self, fit: &Fit) -> Option<FitId> {
+        self.fits.number(fit.as_str())
+    }
+
+    /// The name of a fit.
+    pub fn fit_name(&self, fit: FitId) -> Option<&Fit> {
+        self.fits.name(fit)
+    }
+
+    /// How many tasks wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// How many tasks are held: waiting, or leaving.
+    pub fn held(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// How many tasks were dispatched to bundle lanes and not settled.
+    pub fn outstanding(&self) -> u64 {
+        self.ledger.outstanding()
+    }
+
+    /// Whether something waits that no executor has room for.
+    pub fn is_starved(&self) -> bool {
+        self.starved.since.is_some()
+    }
+
+    /// Takes note of what happened.
+    pub fn on(&mut self, now: Micros, event: Event) {
+        match event {
+            Event::FlowOpened(flow) => self.windows.open(flow),
+            Event::FlowClosed(flow) => self.windows.close(flow),
+            Event::MessageTaken { flow, tasks } => self.windows.message_taken(flow, tasks),
+            Event::PullEnded { flow, messages } => self.windows.pull_ended(flow, messages),
+            Event::ShareChanged(share) => self.windows.share(share),
+            Event::Arrived(entry) => self.arrived(now, entry),
+            Event::Settled(id, stored) => self.settled(id, stored),
+            Event::NotStored(id, rest_until) => self.not_stored(now, id, rest_until),
+            Event::Cancelled(id) => self.cancelled(id),
+            Event::Credit(credit) => {
+                let fits = self.fits.set(&credit.fits);
+                let told = Told { capacity: credit.capacity, taken: credit.taken, settled: credit.settled, fits };
+                self.ledger.told(now, credit.executor, told);
+            }
+            Event::ExecutorLost(name) => self.ledger.lost(&name),
+            Event::BundlesCounted { tasks } => self.ledger.counted(tasks),
+            Event::PlainPulled { priority, fit, until } => self.plain.pulled(LaneId::new(priority, fit), until),
+            Event::PlainSettled { priority, fit, tasks } => self.plain.settled(LaneId::new(priority, fit), tasks),
+            Event::PlainCounted { priority, fit, tasks } => self.plain.counted(LaneId::new(priority, fit), tasks),
+            Event::Paused => self.dispatch = Dispatching::Paused,
+            Event::Resumed => self.dispatch = Dispatching::On,
+            Event::PolicyChanged(name) => self.change_policy(now, name),
+        }
+    }
+
+    /// The next decision, `None` until something happens or [`Queue::wake_at`] has come.
+    ///
+    /// Expiries and drops come before dispatches, and pulls last: what is held already goes first.
+    pub fn next(&mut self, now: Micros) -> Option<Decision> {
+        self.ledger.check(now);
+        self.plain.check(now);
+        self.drop_next().or_else(|| self.expire_next(now)).or_else(|| self.dispatch_next(now)).or_else(|| {
+            let (flow, room) = self.windows.next_pull()?;
+            Some(Decision::Pull { flow, messages: room.messages, bytes: room.bytes })
+        })
+    }
+
+    /// When [`Queue::next`] may have something although nothing happened.
+    pub fn wake_at(&self) -> Option<Micros> {
+        let rest_until = self.starved.rest_until;
+        let deadline = self.deadlines.first().map(|&(deadline, _)| deadline.max(rest_until));
+        let rest = (self.waiting > 0 && rest_until > Micros(0)).then_some(rest_until);
+        [deadline, rest, self.ledger.check_at()].into_iter().flatten().min()
+    }
+
+    fn arrived(&mut self, now: Micros, entry: Entry) {
+        if self.slots.contains_key(&entry.id) {
+            return;
+        }
+        let starved_before = self.starved.so_far(now);
+        let slot = Slot { entry, place: Place::Waiting, cancelled: Cancelled::No, arrived: now, starved_before };
+        self.slots.insert(entry.id, slot);
+        self.windows.held(entry.flow, entry.bytes);
+        self.wait(now, &entry);
+    }
+
+    fn wait(&mut self, now: Micros, entry: &Entry) {
+        self.waiting += 1;
+        self.policy.add(now, entry);
+        if let Some(deadline) = entry.deadline {
+            self.deadlines.insert((deadline, entry.id));
+        }
+    }
+
+    fn leave(&mut self, id: EntryId, place: Place) {
+        let slot = self.slots.get_mut(&id).expect("who leaves has waited");
+        slot.place = place;
+        self.waiting -= 1;
+        if let Some(deadline) = slot.entry.deadline {
+            self.deadlines.remove(&(deadline, id));
+        }
+    }
+
+    fn settled(&mut self, id: EntryId, stored: Stored) {
+        let Some(slot) = self.slots.get(&id).copied() else { return };
+        match slot.place {
+            Place::Waiting => return,
+            Place::Dispatched(kind) if stored == Stored::Before => self.give_back_credit(kind, &slot.entry),
+            Place::Dispatched(_) | Place::Ending => {}
+        }
+        self.slots.remove(&id);
+        self.windows.released(slot.entry.flow, slot.entry.bytes);
+    }
+
+    fn not_stored(&mut self, now: Micros, id: EntryId, rest_until: Micros) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let was = *slot;
+        if was.place == Place::Waiting {
+            return;
+        }
+        slot.place = if was.cancelled == Cancelled::Yes { Place::Ending } else { Place::Waiting };
+        if let Place::Dispatched(kind) = was.place {
+            self.give_back_credit(kind, &was.entry);
+        }
+        self.starved.rest_until = self.starved.rest_until.max(rest_until);
+        if was.cancelled == Cancelled::Yes {
+            self.dropped.push_back(id);
+        } else {
+            self.wait(now, &was.entry);
+        }
+    }
+
+    fn give_back_credit(&mut self, kind: LaneKind, entry: &Entry) {
+        match kind {
+            LaneKind::Bundle => self.ledger.undone(),
+            LaneKind::Plain => self.plain.settled(entry.lane(), 1),
+        }
+    }
+
+    fn cancelled(&mut self, id: EntryId) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        slot.cancelled = Cancelled::Yes;
+        let slot = *slot;
+        if slot.place == Place::Waiting {
+            self.policy.remove(&slot.entry);
+            self.leave(id, Place::Ending);
+            self.dropped.push_back(id);
+        }
+    }
+
+    fn change_policy(&mut self, now: Micros, name: PolicyName) {
+        if name == self.policy_name {
+            return;
+        }
+        self.policy_name = name;
+        self.policy = policy::make(name);
+        for slot in self.slots.values().filter(|slot| slot.place == Place::Waiting) {
+            self.policy.add(now, &slot.entry);
+        }
+    }
+
+    fn drop_next(&mut self) -> Option<Decision> {
+        self.dropped.pop_front().map(Decision::Drop)
+    }
+
+    fn expire_next(&mut self, now: Micros) -> Option<Decision> {
+        let &(deadline, id) = self.deadlines.first()?;
+        if deadline > now || self.rests(now) {
+            return None;
+        }
+        let entry = self.slots.get(&id)?.entry;
+        self.policy.remove(&entry);
+        self.leave(id, Place::Ending);
+        Some(Decision::Expire(id))
+    }
+
+    fn dispatch_next(&mut self, now: Micros) -> Option<Decision> {
+        if self.waiting == 0 || self.dispatch == Dispatching::Paused || self.rests(now) {
+            self.starved.end(now);
+            return None;
+        }
+        let bundles = self.bundles_with_room();
+        let mut lanes = bundles;
+        self.plain.open().for_each(|lane| lanes.insert(lane));
+        let Some(id) = (if lanes.is_empty() { None } else { self.policy.take(now, lanes) }) else {
+            self.starved.begin(now);
+            return None;
+        };
+        self.starved.end(now);
+        let slot = *self.slots.get(&id).expect("the policy holds only what waits");
+        let lane = slot.entry.lane();
+        // Executors that announce credit take bundles and are the cheaper way; plain clients get the rest.
+        let kind = if bundles.contains(lane) { LaneKind::Bundle } else { LaneKind::Plain };
+        match kind {
+            LaneKind::Bundle => self.ledger.dispatched(),
+            LaneKind::Plain => self.plain.dispatched(lane),
+        }
+        self.leave(id, Place::Dispatched(kind));
+        let credit_us = self.starved.total.saturating_sub(slot.starved_before);
+        let window_us = now.0.saturating_sub(slot.arrived.0).saturating_sub(credit_us);
+        Some(Decision::Dispatch { entry: id, kind, waited: Waited { window_us, credit_us } })
+    }
+
+    fn bundles_with_room(&self) -> Lanes {
+        let mut lanes = Lanes::default();
+        for place in 0..self.fits.len() {
+            if let Some(fit) = FitId::new(place)
+                && self.ledger.room(fit) > 0
+            {
+                lanes.insert_fit(fit);
+            }
+        }
+        lanes
+    }
+
+    fn rests(&mut self, now: Micros) -> bool {
+        if self.starved.rest_until <= now {
+            self.starved.rest_until = Micros(0);
+        }
+        self.starved.rest_until > now
+    }
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

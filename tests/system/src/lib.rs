@@ -1,1 +1,0 @@
-//! The whole system against a real nats-server: one file a promise.

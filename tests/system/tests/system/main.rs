@@ -1,0 +1,5 @@
+//! The whole system against a real nats-server: one file a promise.
+#![allow(missing_docs, reason = "the names of tests are their documents")]
+
+mod pipeline;
+mod tasks;

@@ -1,0 +1,207 @@
+//! Promise: what is submitted is run, and whoever waits hears of it.
+
+use crate::tasks::{Bench, Echo, Flaky, Gated, How, echo, flaky, gated};
+use jetlane::{Error, Executor, Outcome, Priority, Task, TaskId};
+use jetlane_testkit::{Kit, soon};
+use std::time::{Duration, SystemTime};
+
+async fn kit_with(bench: &Bench, slots: usize) -> Kit {
+    let kit = Kit::start().await;
+    kit.serve(Executor::new(kit.client(), "tests").state(bench.clone()).slots(slots).task(echo).task(gated).task(flaky));
+    // Announced: what is submitted from here on goes by the SDK's door.
+    soon(async {
+        while kit.client().task_type(&jetlane::Client::type_of::<Flaky>().expect("valid")).is_none() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    kit
+}
+
+fn text(text: &str) -> Echo {
+    Echo { text: text.into() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_submitted_task_is_run_and_its_output_comes_back() {
+    let kit = kit_with(&Bench::default(), 4).await;
+    let handle = kit.client().submit(text("hello")).await.expect("accepted");
+    assert_eq!(soon(handle.into_future()).await.expect("succeeds"), "hello");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_submitted_before_its_type_is_known_waits_and_then_runs() {
+    let kit = Kit::start().await;
+    let handle = kit.client().submit(text("early")).await.expect("accepted");
+    assert!(!handle.accepted().expect("just accepted").known);
+    kit.serve(Executor::new(kit.client(), "tests").task(echo));
+    assert_eq!(soon(handle.into_future()).await.expect("succeeds"), "early");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_process_hears_the_outcome_by_the_id_before_and_after_it_ends() {
+    let bench = Bench::default();
+    let kit = kit_with(&bench, 4).await;
+    let handle = kit.client().submit(Gated { text: "x".into() }).await.expect("accepted");
+    let (another, id) = (kit.another_client().await, handle.id().clone());
+    let waiting = tokio::spawn(another.handle::<Gated>(id.clone()).expect("valid").into_future());
+    bench.begun(1).await;
+    bench.gate.0.add_permits(1);
+    assert_eq!(soon(waiting).await.expect("no panic").expect("succeeds"), "x");
+    let after = another.handle::<Gated>(id).expect("valid");
+    assert_eq!(soon(after.into_future()).await.expect("succeeds"), "x");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_tasks_at_once_all_come_back_in_order() {
+    let kit = kit_with(&Bench::default(), 32).await;
+    let submits = (0..2_000).map(|number| kit.client().submit(text(&number.to_string())));
+    let handles = kit.client().submit_all(submits).await;
+    for (number, handle) in handles.into_iter().enumerate() {
+        let output = soon(handle.expect("accepted").into_future()).await.expect("succeeds");
+        assert_eq!(output, number.to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn urgent_tasks_overtake_those_that_wait() {
+    let bench = Bench::default();
+    let kit = kit_with(&bench, 1).await;
+    let submit = |name: &str, priority| kit.client().submit(Gated { text: name.into() }).priority(priority);
+    submit("first", Priority::Low).await.expect("accepted");
+    bench.begun(1).await;
+    // One waits at the executor already; of the others the urgent ones come first.
+    for number in 0..8 {
+        submit(&format!("low-{number}"), Priority::Low).await.expect("accepted");
+    }
+    for number in 0..3 {
+        submit(&format!("critical-{number}"), Priority::Critical).await.expect("accepted");
+    }
+    bench.gate.0.add_permits(12);
+    let order: Vec<String> = bench.begun(12).await.into_iter().map(|(text, _)| text).collect();
+    let last_critical = order.iter().rposition(|text| text.starts_with("critical")).expect("ran");
+    assert!(last_critical <= 6, "critical tasks ran late: {order:?}");
+    let lows: Vec<&String> = order.iter().filter(|text| text.starts_with("low")).collect();
+    assert!(lows.is_sorted(), "first in, first out within a priority: {order:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delayed_task_does_not_run_before_its_time() {
+    let kit = kit_with(&Bench::default(), 4).await;
+    let submitted = SystemTime::now();
+    let handle = kit.client().submit(text("later")).delay(Duration::from_millis(700)).await.expect("accepted");
+    soon(handle.into_future()).await.expect("succeeds");
+    assert!(submitted.elapsed().expect("the clock goes on") >= Duration::from_millis(700));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_has_not_started_by_its_deadline_expires() {
+    let bench = Bench::default();
+    let kit = kit_with(&bench, 1).await;
+    kit.client().submit(Gated { text: "long".into() }).await.expect("accepted");
+    bench.begun(1).await;
+    let handle = kit.client().submit(text("x")).deadline(SystemTime::now() + Duration::from_millis(100));
+    let handle = handle.await.expect("accepted");
+    let late = tokio::time::Instant::now() + Duration::from_millis(150);
+    tokio::time::sleep_until(late).await;
+    bench.gate.0.add_permits(1);
+    let error = soon(handle.into_future()).await.expect_err("expires");
+    assert_eq!(error.outcome(), Some(Outcome::Expired), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_key_is_the_same_task() {
+    let bench = Bench::default();
+    let kit = kit_with(&bench, 4).await;
+    let submit = || kit.client().submit(Gated { text: "once".into() }).key("order-7");
+    let (first, second) = (submit().await.expect("accepted"), submit().await.expect("accepted"));
+    assert_eq!(first.id(), second.id());
+    assert!(second.accepted().expect("just accepted").duplicate);
+    bench.gate.0.add_permits(2);
+    soon(first.into_future()).await.expect("succeeds");
+    soon(second.into_future()).await.expect("succeeds");
+    assert_eq!(bench.began.lock().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_attempt_is_retried_and_the_last_failure_is_kept_as_a_dead_letter() {
+    let kit = kit_with(&Bench::default(), 4).await;
+    for how in [How::Error, How::Panic, How::Timeout] {
+        let handle = kit.client().submit(Flaky { failures: 1, how }).await.expect("accepted");
+        assert_eq!(soon(handle.into_future()).await.expect("the second attempt succeeds"), 2, "{how:?}");
+        let mut handle = kit.client().submit(Flaky { failures: 9, how }).await.expect("accepted");
+        let done = soon(handle.completion()).await.expect("completes");
+        assert_eq!((done.outcome, done.attempt), (Outcome::Failed, 3), "{how:?}");
+        assert!(dead(&kit, handle.id(), Flaky::TYPE).await, "{how:?}: no dead letter");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_for_good_is_not_retried() {
+    let bench = Bench::default();
+    let kit = kit_with(&bench, 4).await;
+    let mut handle = kit.client().submit(Flaky { failures: 9, how: How::Permanent }).await.expect("accepted");
+    let done = soon(handle.completion()).await.expect("completes");
+    assert_eq!((done.outcome, done.attempt), (Outcome::Failed, 1));
+    assert_eq!(done.failure().expect("failed").code, "no_use");
+    assert_eq!(bench.began.lock().await.len(), 1);
+}
+
+/// Whether a dead letter is kept; it is stored right after the completion.
+async fn dead(kit: &Kit, id: &TaskId, task_type: &str) -> bool {
+    let queue = jetlane::QueueName::new("tests").expect("valid");
+    let subject = jetlane_schemas::subject::dead(&queue, &task_type.parse().expect("valid"), id);
+    soon(async {
+        loop {
+            if kit.client().bus().read_dead(&subject).await.expect("reads").is_some() {
+                return true;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_task_does_not_run_and_a_running_one_stops() {
+    let bench = Bench::default();
+    let kit = kit_with(&bench, 1).await;
+    let running = kit.client().submit(Gated { text: "running".into() }).await.expect("accepted");
+    bench.begun(1).await;
+    let mut waiting = Vec::new();
+    for number in 0..4 {
+        waiting.push(kit.client().submit(Gated { text: format!("waiting-{number}") }).await.expect("accepted"));
+    }
+    let last = waiting.pop().expect("four were submitted");
+    assert_eq!(last.cancel().await.expect("cancels"), Outcome::Cancelled);
+    assert_eq!(running.cancel().await.expect("cancels"), Outcome::Cancelled);
+    for handle in [last, running] {
+        let error = soon(handle.into_future()).await.expect_err("cancelled");
+        assert_eq!(error.outcome(), Some(Outcome::Cancelled));
+    }
+    bench.gate.0.add_permits(3);
+    for handle in waiting {
+        soon(handle.into_future()).await.expect("the others are untouched");
+    }
+    assert!(!bench.began.lock().await.iter().any(|(text, _)| text == "waiting-3"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_completed_cannot_be_cancelled() {
+    let kit = kit_with(&Bench::default(), 4).await;
+    let mut handle = kit.client().submit(text("x")).await.expect("accepted");
+    soon(handle.completion()).await.expect("completes");
+    assert_eq!(handle.cancel().await.expect("asks"), Outcome::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiting_ends_when_the_caller_says_so_and_the_task_goes_on() {
+    let bench = Bench::default();
+    let kit = kit_with(&bench, 4).await;
+    let handle = kit.client().submit(Gated { text: "x".into() }).await.expect("accepted");
+    let id = handle.id().clone();
+    let error = handle.within(Duration::from_millis(50)).await.expect_err("has not ended");
+    assert!(matches!(error, Error::Waited { .. }), "{error}");
+    bench.gate.0.add_permits(1);
+    soon(kit.client().handle::<Gated>(id).expect("valid").into_future()).await.expect("succeeds");
+}
