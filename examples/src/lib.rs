@@ -1,1 +1,1 @@
-//! Examples that run in CI.
+//! Examples that run in CI: see the folders beside this one.

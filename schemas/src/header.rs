@@ -87,6 +87,12 @@ pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
 /// The server's: how long a message lives.
 pub const TTL: &str = "Nats-TTL";
 
+/// Headers of the server's status messages, which no stream holds.
+pub mod status {
+    /// On the end of a pull: how many of the messages that it asked for will not come.
+    pub const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
+}
+
 /// Headers in the order in which they were written. Look-ups pass over case.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Headers(Vec<(String, String)>);

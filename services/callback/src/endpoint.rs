@@ -93,8 +93,11 @@ pub enum Invalid {
         source: InvalidSecret,
     },
     /// It has no secret: receivers could not tell who sends.
-    #[error("endpoint {0} has no secret: give it at least one, such as {}", Secret::generate())]
-    Unsigned(String),
+    #[error("endpoint {name} has no secret: give it at least one, such as {}", Secret::generate())]
+    Unsigned {
+        /// The endpoint.
+        name: String,
+    },
     /// There are too many.
     #[error("there are {0} endpoints, at most {ENDPOINTS_MAX} are served")]
     TooMany(usize),
@@ -198,7 +201,7 @@ fn check(name: &str, typed: &EndpointSettings) -> Result<Endpoint, Invalid> {
     let policy = if typed.allow_private_addresses { Policy::AnyAddress } else { Policy::PublicOnly };
     egress::parse(&typed.url, policy).map_err(|source| Invalid::Url { name: name.into(), source })?;
     if typed.secrets.is_empty() {
-        return Err(Invalid::Unsigned(name.into()));
+        return Err(Invalid::Unsigned { name: name.into() });
     }
     let secrets = typed.secrets.iter().enumerate().map(|(index, text)| {
         Secret::parse(&text.0).map_err(|source| Invalid::Secret { name: name.into(), place: index + 1, source })

@@ -3,6 +3,8 @@
 use crate::args::Dev;
 use crate::output::{Exit, Failure};
 use crate::stack::{SERVICES, Stack, Wanted};
+use jetlane::TaskType;
+use jetlane_schemas::subject;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Instant;
 
@@ -44,7 +46,9 @@ fn announce(stack: &Stack, begun: Instant) {
     eprintln!();
     eprintln!("Three lines to paste:");
     eprintln!("  jetlane{place} submit jetlane.echo '{{\"hello\":\"world\"}}' --wait");
-    eprintln!("  nats{place} pub -J jetlane.submit.jetlane.echo '{{\"hello\":\"world\"}}'");
+    if let Ok(echo) = TaskType::new("jetlane.echo") {
+        eprintln!("  nats{place} pub -J {} '{{\"hello\":\"world\"}}'", subject::submit(&echo));
+    }
     eprintln!("  jetlane{place} watch");
     eprintln!();
     eprintln!("Ctrl-C ends everything. Not for production: one server, data in a temporary folder unless --data.");

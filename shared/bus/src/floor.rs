@@ -15,8 +15,10 @@ const STREAMS: [(&str, &str); 3] =
     [("FLOOR_TASKS", "floor.task"), ("FLOOR_LANES", "floor.lane"), ("FLOOR_DONE", "floor.done.*")];
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
+type Next = fn(&str) -> (String, HeaderMap);
 
-/// The loop, set up on a server: three streams, two hops that run, and the submitter's ear.
+/// The loop, set up on a server: three streams, two hops that run, and the submitter's ear. Errors
+/// are whatever the broker says.
 pub struct Floor {
     submitter: jetstream::Context,
     done: async_nats::Subscriber,
@@ -26,9 +28,6 @@ pub struct Floor {
 
 impl Floor {
     /// Makes the streams anew and starts the hops, each with up to `in_flight` publishes in flight.
-    ///
-    /// # Errors
-    /// Whatever the broker says.
     pub async fn start(url: &str, in_flight: usize) -> Result<Self, Failed> {
         let client = async_nats::connect(url).await?;
         let submitter = context(&client);
@@ -55,7 +54,7 @@ impl Floor {
         }));
         hops.spawn(hop(url.to_owned(), "FLOOR_LANES", in_flight, |id| {
             let mut headers = HeaderMap::new();
-            headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
+            headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
             (format!("floor.done.{id}"), headers)
         }));
         client.flush().await?;
@@ -64,9 +63,6 @@ impl Floor {
 
     /// Submits `tasks` tasks with up to `in_flight` publishes in flight, and waits for all completions.
     /// Returns tasks a second.
-    ///
-    /// # Errors
-    /// Whatever the broker says.
     pub async fn throughput(&mut self, tasks: usize, in_flight: usize) -> Result<f64, Failed> {
         let begun = Instant::now();
         let (first, submitter) = (self.submitted, self.submitter.clone());
@@ -88,9 +84,6 @@ impl Floor {
     }
 
     /// Submits `tasks` tasks one at a time; the time of each until its completion is heard.
-    ///
-    /// # Errors
-    /// Whatever the broker says.
     pub async fn latencies(&mut self, tasks: usize) -> Result<Vec<Duration>, Failed> {
         let mut latencies = Vec::with_capacity(tasks);
         for id in self.submitted..self.submitted + tasks {
@@ -104,9 +97,6 @@ impl Floor {
     }
 
     /// Ends the hops and removes the streams.
-    ///
-    /// # Errors
-    /// Whatever the broker says.
     pub async fn end(mut self) -> Result<(), Failed> {
         self.hops.shutdown().await;
         for (name, _) in STREAMS {
@@ -122,7 +112,7 @@ fn context(client: &Client) -> jetstream::Context {
 
 fn named(id: String) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert("Nats-Msg-Id", id);
+    headers.insert(async_nats::header::NATS_MESSAGE_ID, id);
     headers
 }
 
@@ -133,12 +123,7 @@ async fn submit(submitter: jetstream::Context, id: usize) -> Result<(), Failed> 
 }
 
 /// One hop: pull, publish on and wait for the ack, then ack the source.
-async fn hop(
-    url: String,
-    stream: &'static str,
-    in_flight: usize,
-    next: fn(&str) -> (String, HeaderMap),
-) -> Result<(), Failed> {
+async fn hop(url: String, stream: &'static str, in_flight: usize, next: Next) -> Result<(), Failed> {
     let context = context(&async_nats::connect(&url).await?);
     let config = pull::Config { durable_name: Some("hop".into()), max_ack_pending: 10_000, ..Default::default() };
     let consumer = context.create_consumer_on_stream(config, stream).await?;

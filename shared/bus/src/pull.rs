@@ -6,6 +6,7 @@ use crate::error::Error;
 use async_nats::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use futures::StreamExt;
+use jetlane_schemas::header::status;
 use jetlane_schemas::{Headers, Micros};
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -223,7 +224,7 @@ impl Puller {
         let missing = message
             .headers
             .as_ref()
-            .and_then(|headers| headers.get("Nats-Pending-Messages"))
+            .and_then(|headers| headers.get(status::PENDING_MESSAGES))
             .and_then(|value| value.as_str().parse().ok())
             .unwrap_or(pull.asked);
         self.outstanding = self.outstanding.saturating_sub(missing);

@@ -4,6 +4,7 @@
 //! a filter's check.
 
 use jetlane_schemas::TraceContext;
+use jetlane_schemas::header::{TRACEPARENT, TRACESTATE};
 use opentelemetry::propagation::{Extractor, Injector};
 use opentelemetry::{Context, global};
 use std::sync::OnceLock;
@@ -41,8 +42,8 @@ struct Carrier<'a>(&'a mut TraceContext);
 impl Injector for Carrier<'_> {
     fn set(&mut self, key: &str, value: String) {
         match key {
-            "traceparent" => self.0.traceparent = value,
-            "tracestate" => self.0.tracestate = value,
+            TRACEPARENT => self.0.traceparent = value,
+            TRACESTATE => self.0.tracestate = value,
             _ => {}
         }
     }
@@ -53,14 +54,14 @@ struct Carried<'a>(&'a TraceContext);
 impl Extractor for Carried<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         match key {
-            "traceparent" if !self.0.traceparent.is_empty() => Some(&self.0.traceparent),
-            "tracestate" if !self.0.tracestate.is_empty() => Some(&self.0.tracestate),
+            TRACEPARENT if !self.0.traceparent.is_empty() => Some(&self.0.traceparent),
+            TRACESTATE if !self.0.tracestate.is_empty() => Some(&self.0.tracestate),
             _ => None,
         }
     }
 
     fn keys(&self) -> Vec<&str> {
-        vec!["traceparent", "tracestate"]
+        vec![TRACEPARENT, TRACESTATE]
     }
 }
 

@@ -179,7 +179,11 @@ async fn the_last_span_leaves_under_the_name_of_its_service() {
     }
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let this = std::thread::current().name().unwrap().to_owned();
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("OTEL_")) {
+        command.env_remove(name);
+    }
+    let mut child = command
         .args(["--exact", &this])
         .env(CHILD, "1")
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", listener.local_addr().unwrap()))

@@ -1,0 +1,30 @@
+//! Every example is run, not only compiled.
+#![allow(missing_docs, reason = "the names of tests are their documents")]
+
+use jetlane_testkit::{Kit, soon};
+use std::process::Stdio;
+use tokio::process::Command;
+
+/// Runs an example as a user does, against a private scheduler; returns what it printed.
+async fn run(example: &str) -> String {
+    let kit = Kit::start().await;
+    let child = Command::new(env!("CARGO"))
+        .args(["run", "--quiet", "--offline", "-p", env!("CARGO_PKG_NAME"), "--example", example])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("NATS_URL", kit.url())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("cargo starts");
+    let output = soon(child.wait_with_output()).await.expect("the example ends");
+    assert!(output.status.success(), "{example} ended with {}", output.status);
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_code_of_the_readme_runs() {
+    let printed = run("thumbnail").await;
+    assert!(printed.contains("made thumbnails/320-a.png"), "{printed}");
+    assert!(printed.contains("succeeded"), "{printed}");
+}

@@ -1,0 +1,241 @@
+//! One queue led: its flows read, its tasks held, the core's decisions carried out.
+//!
+//! Everything runs in one task of the runtime: no message costs a spawn or a lock, and a task that
+//! arrives is dispatched in the same turn.
+//!
+//! # Layout
+//! - `start`: taking over from whoever led before
+//! - `intake`: messages of flows become held tasks; `flows`: the consumers that bring them;
+//!   `sources`: the messages that are held, and the acks that they owe
+//! - `output`: decisions carried out, and their outcomes
+//! - `clients`: plain lanes, and the executors' credit
+//! - `upkeep`: signs of life, counts, shares, shards
+
+mod clients;
+mod flows;
+mod intake;
+mod output;
+mod sources;
+mod start;
+mod upkeep;
+
+use crate::World;
+use crate::error::Error;
+use crate::read::Fate;
+use clients::{Clients, Heard};
+use flows::{Flows, Opened, Turn};
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use jetlane_bus::{Ack, Message, Subscription, clock};
+use jetlane_core::duplicates::Duplicates;
+use jetlane_core::shards::Shards;
+use jetlane_core::{Decision, EntryId, Event, Queue};
+use jetlane_schemas::{Micros, QueueEntry, QueueName, TaskEvent, TaskId};
+use output::Carried;
+use sources::{SourceId, Sources};
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use upkeep::Upkeep;
+
+/// Decisions that are being carried out at once. The connection bounds its publishes likewise.
+const WORKS_MAX: usize = 1_000;
+/// How often the leader looks after what it holds.
+const TICK: Duration = Duration::from_millis(250);
+/// How long a draining leader waits for what it is storing. Then the next leader finds out.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Outcomes taken in one turn, before other events are looked at.
+const OUTCOMES_A_TURN: usize = 256;
+
+/// A queue's leader.
+pub(crate) struct Leader {
+    world: World,
+    queue: QueueName,
+    core: Queue,
+    held: HashMap<EntryId, Held>,
+    entries: u64,
+    runs: Duplicates,
+    sources: Sources,
+    flows: Flows,
+    works: FuturesUnordered<BoxFuture<'static, Carried>>,
+    /// Messages whose tasks are all settled, to be acknowledged at the end of this turn.
+    acks: Vec<Ack>,
+    credits: Subscription,
+    clients: Clients,
+    cancelled: broadcast::Receiver<TaskId>,
+    shards: Shards,
+    entry: QueueEntry,
+    upkeep: Upkeep,
+}
+
+/// A task that is held.
+struct Held {
+    task: TaskEvent,
+    fate: Fate,
+    source: SourceId,
+    stored_at: Micros,
+    read_at: Micros,
+    joins: crate::carry::Joins,
+}
+
+/// What a leader woke up for.
+enum Woken {
+    Carried(Carried),
+    Turned(Turn),
+    Opened(Opened),
+    Credit(Option<Message>),
+    Heard(Heard),
+    Cancelled(Result<TaskId, broadcast::error::RecvError>),
+    Announced,
+    Found,
+    Tick,
+    Time,
+    Drain,
+    Closed,
+}
+
+impl Leader {
+    /// Leads until told to drain, then gives back what is held.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::TakeOver`]. Being dropped is safe at any point.
+    pub(crate) async fn serve(&mut self, drain: &CancellationToken) -> Result<(), Error> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.decide();
+            self.acknowledge().await?;
+            let wake_at = self.core.wake_at().filter(|_| self.works.len() < WORKS_MAX).map(instant_of);
+            match self.wait(&mut tick, wake_at, drain).await {
+                Woken::Drain => return self.drain().await,
+                Woken::Closed => return Err(Error::Closed),
+                woken => self.take(woken).await?,
+            }
+        }
+    }
+
+    /// Waits for the next thing to happen. No arm loses anything when another is ready first.
+    async fn wait(
+        &mut self,
+        tick: &mut tokio::time::Interval,
+        wake_at: Option<Instant>,
+        drain: &CancellationToken,
+    ) -> Woken {
+        let wake = async {
+            match wake_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(carried) = self.works.next(), if !self.works.is_empty() => Woken::Carried(carried),
+            Some(turn) = self.flows.turns.next(), if !self.flows.turns.is_empty() => Woken::Turned(turn),
+            Some(opened) = self.flows.openings.next(), if !self.flows.openings.is_empty() => Woken::Opened(opened),
+            credit = self.credits.next() => Woken::Credit(credit),
+            Some(heard) = self.clients.heard.next(), if !self.clients.heard.is_empty() => Woken::Heard(heard),
+            cancelled = self.cancelled.recv() => Woken::Cancelled(cancelled),
+            changed = self.world.registry.changed() => if changed.is_ok() { Woken::Announced } else { Woken::Closed },
+            changed = self.world.found.changed() => if changed.is_ok() { Woken::Found } else { Woken::Closed },
+            _now = tick.tick() => Woken::Tick,
+            () = wake => Woken::Time,
+            () = drain.cancelled() => Woken::Drain,
+        }
+    }
+
+    async fn take(&mut self, woken: Woken) -> Result<(), Error> {
+        match woken {
+            Woken::Carried(carried) => self.take_outcomes(carried),
+            Woken::Turned(turn) => self.take_turn(turn).await?,
+            Woken::Opened(opened) => self.take_opened(opened),
+            Woken::Credit(credit) => self.take_credit(credit.ok_or(Error::Closed)?),
+            Woken::Heard(heard) => self.take_heard(heard)?,
+            Woken::Cancelled(cancelled) => self.take_cancelled(cancelled)?,
+            Woken::Announced => self.take_announced(),
+            Woken::Found => self.take_found(),
+            Woken::Tick => self.look_after().await?,
+            Woken::Time | Woken::Drain | Woken::Closed => {}
+        }
+        Ok(())
+    }
+
+    fn take_outcomes(&mut self, first: Carried) {
+        use futures::FutureExt as _;
+        self.carried(first);
+        for _ in 0..OUTCOMES_A_TURN {
+            match self.works.next().now_or_never().flatten() {
+                Some(carried) => self.carried(carried),
+                None => return,
+            }
+        }
+    }
+
+    /// Carries out decisions for as long as there are any and not too many are under way.
+    fn decide(&mut self) {
+        let now = clock::now();
+        while self.works.len() < WORKS_MAX {
+            match self.core.next(now) {
+                None => return,
+                Some(Decision::Dispatch { entry, kind, waited }) => self.dispatch(entry, kind, waited),
+                Some(Decision::Expire(entry)) => self.end(entry),
+                Some(Decision::Drop(entry)) => self.drop_entry(entry),
+                Some(Decision::Pull { flow, messages, bytes }) => self.flows.ask(flow, messages, bytes),
+            }
+        }
+    }
+
+    async fn acknowledge(&mut self) -> Result<(), Error> {
+        for ack in self.acks.drain(..) {
+            // Sent, not confirmed: a message whose ack is lost comes again and is recognised.
+            ack.settle().await.map_err(|_closed| Error::Closed)?;
+        }
+        Ok(())
+    }
+
+    fn take_cancelled(&mut self, cancelled: Result<TaskId, broadcast::error::RecvError>) -> Result<(), Error> {
+        match cancelled {
+            Ok(id) => self.cancel(&id),
+            Err(broadcast::error::RecvError::Lagged(_)) => {
+                let held: Vec<EntryId> = self.held.keys().copied().collect();
+                for entry in held {
+                    if self.held.get(&entry).is_some_and(|held| self.world.cancelled.contains(&held.task.id)) {
+                        self.core.on(clock::now(), Event::Cancelled(entry));
+                    }
+                }
+            }
+            Err(broadcast::error::RecvError::Closed) => return Err(Error::Closed),
+        }
+        Ok(())
+    }
+
+    fn cancel(&mut self, id: &TaskId) {
+        for entry in self.runs.held(id).collect::<Vec<_>>() {
+            self.core.on(clock::now(), Event::Cancelled(entry));
+        }
+    }
+
+    /// Stops reading, finishes what is being stored and gives back the rest.
+    async fn drain(&mut self) -> Result<(), Error> {
+        self.flows.close_all();
+        let end = Instant::now() + DRAIN_TIMEOUT;
+        while let Ok(Some(carried)) = tokio::time::timeout_at(end, self.works.next()).await {
+            self.carried(carried);
+            self.acknowledge().await?;
+        }
+        // Pulls that still wait in the server must be gone before anything is given back, or it comes here.
+        let flush = |source| Error::TakeOver { queue: self.queue.clone(), source };
+        self.world.bus.flush().await.map_err(flush)?;
+        for ack in self.sources.acks() {
+            ack.give_back(Duration::ZERO).await.map_err(|_closed| Error::Closed)?;
+        }
+        self.world.bus.flush().await.map_err(flush)?;
+        tracing::info!(queue = %self.queue, given_back = self.held.len(), "The lead of a queue is given up.");
+        Ok(())
+    }
+}
+
+/// The monotonic clock's reading at a time of the calendar's.
+fn instant_of(at: Micros) -> Instant {
+    Instant::now() + Duration::from_micros(at.0.saturating_sub(clock::now().0))
+}

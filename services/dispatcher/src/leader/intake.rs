@@ -1,0 +1,170 @@
+//! Messages of flows become held tasks.
+
+use super::flows::{self, Opened, Sent, Turn};
+use super::sources::Place;
+use super::{Held, Leader};
+use crate::carry::Joins;
+use crate::error::Error;
+use crate::read::{Arrived, Fate, Judge};
+use jetlane_bus::{Delivery, Pulled, clock, trace};
+use jetlane_core::duplicates::{Arrival, Source};
+use jetlane_core::{Entry, EntryId, Event, FitId, FlowId, TenantId};
+use jetlane_schemas::subject::STREAM_TASKS;
+use jetlane_schemas::{Failure, Flow, Micros, TaskEvent, Tenant};
+use std::time::Duration;
+
+/// A deadline that has always passed: what is not to run leaves the queue by the way of the expired.
+const NEVER_STARTS: Micros = Micros(0);
+
+impl Leader {
+    pub(super) fn take_opened(&mut self, opened: Opened) {
+        if let Some(flow) = self.flows.opened(opened) {
+            self.core.on(clock::now(), Event::FlowOpened(flow));
+        }
+    }
+
+    /// Takes what a flow brought, and goes on reading it.
+    pub(super) async fn take_turn(&mut self, mut turn: Turn) -> Result<(), Error> {
+        let flow = turn.flow;
+        let mut pause = Duration::ZERO;
+        let mut is_gone = false;
+        for pulled in std::mem::take(&mut turn.pulled) {
+            match pulled {
+                Pulled::Delivery(delivery) => self.take_delivery(flow, delivery),
+                Pulled::Room => {}
+                Pulled::Refused(reason) => {
+                    tracing::debug!(flow = %self.flows.reading(flow).flow, reason, "A pull of a flow was refused.");
+                    pause = flows::REST;
+                }
+                Pulled::Gone => is_gone = true,
+                Pulled::Closed => return Err(Error::Closed),
+            }
+        }
+        // What is asked for on our side and not known to the server is sent before the two are compared.
+        while let Ok(ask) = turn.asks.try_recv() {
+            if flows::send(&mut turn.puller, ask).await == Sent::Closed {
+                return Err(Error::Closed);
+            }
+        }
+        if is_gone || !self.flows.is_read(flow) {
+            self.stop_reading(flow);
+            return Ok(());
+        }
+        let waiting = u32::try_from(turn.puller.outstanding()).unwrap_or(u32::MAX);
+        let reading = self.flows.reading(flow);
+        let missing = reading.asked.saturating_sub(waiting);
+        reading.asked -= missing;
+        if missing > 0 {
+            self.core.on(clock::now(), Event::PullEnded { flow, messages: missing });
+        }
+        self.flows.read_on(turn, pause);
+        Ok(())
+    }
+
+    /// The flow's consumer is gone or given up. If the flow is this queue's, it is opened again when it is
+    /// next seen; what is held of it is recognised then.
+    fn stop_reading(&mut self, flow: FlowId) {
+        tracing::debug!(flow = %self.flows.reading(flow).flow, "A flow is read no more.");
+        self.flows.close(flow);
+        self.core.on(clock::now(), Event::FlowClosed(flow));
+    }
+
+    fn take_delivery(&mut self, flow: FlowId, delivery: Delivery) {
+        let now = clock::now();
+        let reading = self.flows.reading(flow);
+        reading.asked = reading.asked.saturating_sub(1);
+        let place: Place = (reading.flow.stream(), delivery.facts.stream_sequence);
+        if self.sources.is_held(place, &delivery.ack) {
+            self.core.on(now, Event::MessageTaken { flow, tasks: 1 });
+            return;
+        }
+        let tasks = {
+            let registry = self.world.registry.borrow();
+            let judge = Judge {
+                registry: &registry,
+                queue: &self.queue,
+                now,
+                body_bytes_max: self.world.bus.body_bytes_max(),
+            };
+            judge.read(Arrived {
+                flow: &reading.flow,
+                facts: delivery.facts,
+                headers: &delivery.headers(),
+                body: &delivery.body,
+                suspect_until: reading.suspect_until,
+            })
+        };
+        let joins = match (&reading.flow, trace::propagation()) {
+            (Flow::Raw(_), trace::Propagation::Link) => Joins::Link,
+            _ => Joins::Child,
+        };
+        let count = tasks.len();
+        let taken = u32::try_from(count).unwrap_or(u32::MAX);
+        self.core.on(now, Event::MessageTaken { flow, tasks: taken });
+        let bytes = u32::try_from(delivery.body.len() / count.max(1)).unwrap_or(u32::MAX);
+        let source = self.sources.hold(place, delivery.ack, count);
+        for (task, fate) in tasks {
+            let held = Held { task, fate, source, stored_at: delivery.facts.stored_at, read_at: now, joins };
+            self.hold(flow, place, held, bytes);
+        }
+    }
+
+    fn hold(&mut self, flow: FlowId, place: Place, mut held: Held, bytes: u32) {
+        let now = held.read_at;
+        self.entries += 1;
+        let id = EntryId(self.entries);
+        let origin = u32::from(place.0 != STREAM_TASKS);
+        let source = Source { origin, sequence: place.1 };
+        match self.runs.arrived(&held.task.id, held.task.run, source, id) {
+            Arrival::New => {}
+            Arrival::Again(_) | Arrival::Copy => {
+                // The first of its run is stored, in its stream or in its lane.
+                tracing::debug!(task_id = %held.task.id, run = held.task.run, "A task arrived twice; the copy is acknowledged.");
+                self.acks.extend(self.sources.settle(held.source));
+                return;
+            }
+        }
+        let fit = self.fit_of(&mut held);
+        if matches!(self.flows.reading(flow).flow, Flow::Task(..)) {
+            self.note_tenant(now, &held.task.tenant);
+        }
+        let entry = Entry {
+            id,
+            flow,
+            priority: held.task.priority,
+            tenant: number_of(&held.task.tenant),
+            fit,
+            first_arrival: first_arrival(&held.task, held.stored_at),
+            deadline: if held.fate == Fate::Run { held.task.deadline } else { Some(NEVER_STARTS) },
+            bytes,
+        };
+        let is_cancelled = self.world.cancelled.contains(&held.task.id);
+        self.held.insert(id, held);
+        self.core.on(now, Event::Arrived(entry));
+        if is_cancelled {
+            self.core.on(now, Event::Cancelled(id));
+        }
+    }
+
+    fn fit_of(&mut self, held: &mut Held) -> FitId {
+        let Some(fit) = self.core.fit(&held.task.fit) else {
+            let message = format!("the queue has no room for another fit than those it knows: {}", held.task.fit);
+            held.fate = Fate::Reject(Failure::new("option", message));
+            return FitId::default();
+        };
+        self.ensure_lanes(&held.task.fit.clone());
+        fit
+    }
+}
+
+/// When the task first stood in line: a hand-back or a retry keeps its place, and no clock of a
+/// submitter's moves a task before the time at which the broker had it.
+fn first_arrival(task: &TaskEvent, stored_at: Micros) -> Micros {
+    if task.run <= 1 { stored_at } else { task.due_at.unwrap_or(task.submitted_at).min(stored_at) }
+}
+
+/// A number for a tenant (FNV-1a): the same in every process, and nothing to remember.
+fn number_of(tenant: &Tenant) -> TenantId {
+    let fold = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    TenantId(tenant.as_str().bytes().fold(0x811c_9dc5, fold))
+}

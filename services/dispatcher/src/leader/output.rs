@@ -1,0 +1,157 @@
+//! Decisions carried out, and their outcomes: the task is gone, or back in its place.
+
+use super::Leader;
+use crate::carry::{self, Waits};
+use crate::read::Fate;
+use jetlane_bus::{Error, Published, clock};
+use jetlane_core::{EntryId, Event, Stored, Waited};
+use jetlane_schemas::subject::{Lane, LaneKind};
+use jetlane_schemas::{Failure, Micros, Outcome};
+
+/// The rest after a lane was full.
+const FULL_REST: Micros = Micros(100_000);
+/// The rest after a fault.
+const FAULT_REST: Micros = Micros(1_000_000);
+
+/// The outcome of something that was carried out.
+pub(crate) enum Carried {
+    /// A task was published to its lane.
+    ToLane { entry: EntryId, kind: LaneKind, published: Result<Published, Error> },
+    /// A task that does not run now was ended or stored for later; `false` where there was no room.
+    Away { entry: EntryId, stored: Result<bool, Error> },
+    /// Something beside the tasks was written or counted.
+    Beside(Beside),
+}
+
+/// What is done beside the tasks.
+pub(crate) enum Beside {
+    /// A write to the registry, or the making of a lane.
+    Written(&'static str, Result<(), Error>),
+    /// Tasks of a plain lane were taken back.
+    TakenBack(Lane, Result<u32, Error>),
+    /// Lanes were counted.
+    Counted(Vec<(Lane, jetlane_bus::flows::Backlog)>),
+}
+
+impl Leader {
+    /// Publishes a task to its lane.
+    pub(super) fn dispatch(&mut self, entry: EntryId, kind: LaneKind, waited: Waited) {
+        let Some(held) = self.held.get_mut(&entry) else { return };
+        let (priority, fit) = (held.task.priority, held.task.fit.clone());
+        let lane = Lane { kind, queue: self.queue.clone(), priority, fit };
+        let waits = Waits {
+            intake_us: held.read_at.0.saturating_sub(held.stored_at.0),
+            delay_us: held.task.due_at.map_or(0, |due| due.0.saturating_sub(held.task.submitted_at.0)),
+            waited,
+        };
+        let span = carry::dispatch_span(&mut held.task, &lane, waits, held.joins);
+        // The trace is joined once; a second try of the same run has it.
+        held.joins = carry::Joins::Child;
+        match carry::to_lane(&held.task, &lane) {
+            Ok(out) => {
+                let bus = self.world.bus.clone();
+                self.works.push(Box::pin(async move {
+                    let published = bus.publish(out).await;
+                    drop(span);
+                    Carried::ToLane { entry, kind, published }
+                }));
+            }
+            Err(error) => {
+                held.fate = Fate::Reject(Failure::new("frame", format!("the task cannot be written: {error}")));
+                self.end(entry);
+            }
+        }
+    }
+
+    /// Ends a task that does not run now: expired, refused, or not due yet.
+    pub(super) fn end(&mut self, entry: EntryId) {
+        let Some(held) = self.held.get_mut(&entry) else { return };
+        let bus = self.world.bus.clone();
+        let (outcome, failure) = match &held.fate {
+            Fate::Later(at) => {
+                let (task, at) = (held.task.clone(), *at);
+                self.works.push(Box::pin(async move {
+                    let stored = carry::postpone(&bus, &task, at).await.map(|()| true);
+                    Carried::Away { entry, stored }
+                }));
+                return;
+            }
+            Fate::Run => (Outcome::Expired, Failure::new("expired", "it had not started by its deadline")),
+            Fate::Reject(failure) => (Outcome::Rejected, failure.clone()),
+        };
+        let span = carry::end_span(&mut held.task, outcome, held.joins);
+        held.joins = carry::Joins::Child;
+        let task = held.task.clone();
+        self.works.push(Box::pin(async move {
+            let stored = carry::end(&bus, &task, outcome, failure, &span).await;
+            Carried::Away { entry, stored }
+        }));
+    }
+
+    /// Acknowledges a task that was cancelled; its completion is stored already.
+    pub(super) fn drop_entry(&mut self, entry: EntryId) {
+        self.gone(entry, Stored::New);
+    }
+
+    pub(super) fn carried(&mut self, carried: Carried) {
+        match carried {
+            Carried::ToLane { entry, kind, published } => self.to_lane(entry, kind, published),
+            Carried::Away { entry, stored } => match stored {
+                // No lane has it: credit that was meant for it is free again.
+                Ok(true) => self.gone(entry, Stored::Before),
+                Ok(false) => self.back(entry, FAULT_REST, "DONE is full"),
+                Err(error) => self.back(entry, FAULT_REST, &error),
+            },
+            Carried::Beside(beside) => self.take_beside(beside),
+        }
+    }
+
+    fn to_lane(&mut self, entry: EntryId, kind: LaneKind, published: Result<Published, Error>) {
+        match published {
+            Ok(Published::Stored(sequence)) => {
+                crash_between_publish_and_ack();
+                if kind == LaneKind::Plain
+                    && let Some(held) = self.held.get(&entry)
+                {
+                    self.clients.sent(sequence, &held.task);
+                }
+                self.gone(entry, Stored::New);
+            }
+            Ok(Published::Duplicate(_)) => self.gone(entry, Stored::Before),
+            Ok(Published::Full) => self.back(entry, FULL_REST, "the lanes are full"),
+            Ok(Published::Taken | Published::NoStream) => self.back(entry, FAULT_REST, "no stream takes the lane"),
+            Err(Error::Refused { subject, source }) => {
+                // It can never be stored: the task ends instead of standing in the way for ever.
+                let Some(held) = self.held.get_mut(&entry) else { return };
+                let message = format!("the broker refused it for {subject}: {source}");
+                held.fate = Fate::Reject(Failure::new("refused", message));
+                self.end(entry);
+            }
+            // Unknown: the same bytes go out again under the same id.
+            Err(error) => self.back(entry, FAULT_REST, &error),
+        }
+    }
+
+    /// The task is stored elsewhere, or ended: its message owes nothing for it any more.
+    fn gone(&mut self, entry: EntryId, stored: Stored) {
+        self.core.on(clock::now(), Event::Settled(entry, stored));
+        if let Some(held) = self.held.remove(&entry) {
+            self.runs.left(&held.task.id, held.task.run);
+            self.acks.extend(self.sources.settle(held.source));
+        }
+        self.upkeep.moved();
+    }
+
+    fn back(&mut self, entry: EntryId, rest: Micros, reason: impl std::fmt::Display) {
+        if let Some(held) = self.held.get(&entry) {
+            tracing::warn!(task_id = %held.task.id, queue = %self.queue, %reason, "A task could not be stored; it goes back to its place.");
+        }
+        let now = clock::now();
+        self.core.on(now, Event::NotStored(entry, Micros(now.0 + rest.0)));
+    }
+}
+
+/// Ends the process where a test says so.
+fn crash_between_publish_and_ack() {
+    fail::fail_point!("dispatcher::between-publish-and-ack", |_| std::process::abort());
+}
