@@ -7,6 +7,7 @@ pub use callback::{
 };
 
 use crate::id::TaskId;
+use crate::limits::TYPE_TOKENS_MAX;
 use crate::options::{Priority, Shard};
 use crate::token::{Fit, QueueName, TaskType, Tenant};
 use sha2::{Digest, Sha256};
@@ -148,6 +149,12 @@ pub fn stored_of_type(task_type: &TaskType) -> String {
 /// Where the broker tells of one task's stored completion.
 pub fn stored(task_type: &TaskType, id: &TaskId) -> String {
     format!("{STORED_PREFIX}{task_type}.{id}")
+}
+
+/// Where the broker tells of a task's stored completion, for those who do not know its type: one
+/// subject for each number of tokens that a type can have.
+pub fn stored_in_any_type(id: &TaskId) -> impl Iterator<Item = String> {
+    (1..=TYPE_TOKENS_MAX).map(move |tokens| format!("{STORED_PREFIX}{}{id}", "*.".repeat(tokens)))
 }
 
 /// The type and id in the subject of a completion that the broker has stored.
@@ -417,6 +424,15 @@ mod tests {
             let _dead = parse_dead(&text);
             let _key = RegistryKey::parse(&text);
         }
+    }
+
+    #[test]
+    fn a_completion_of_any_type_is_heard_on_one_of_the_subjects() {
+        let id = TaskId::new("s12").expect("valid");
+        let heard: Vec<String> = stored_in_any_type(&id).collect();
+        assert_eq!((heard[0].as_str(), heard.len()), ("jetlane.stored.*.s12", TYPE_TOKENS_MAX));
+        let of_the_longest = stored(&TaskType::new("a.b.c.d.e.f").expect("valid"), &id);
+        assert_eq!(heard[5].split('.').count(), of_the_longest.split('.').count());
     }
 
     #[test]

@@ -6,17 +6,17 @@ use std::time::{Duration, SystemTime};
 /// nobody takes is given up after ten deliveries in some three days.
 pub const PAUSES: [Duration; 9] = [
     Duration::from_secs(5),
-    Duration::from_mins(5),
-    Duration::from_mins(30),
-    Duration::from_hours(2),
-    Duration::from_hours(5),
-    Duration::from_hours(10),
-    Duration::from_hours(14),
-    Duration::from_hours(20),
-    Duration::from_hours(24),
+    Duration::from_secs(5 * 60),
+    Duration::from_secs(30 * 60),
+    Duration::from_secs(2 * 60 * 60),
+    Duration::from_secs(5 * 60 * 60),
+    Duration::from_secs(10 * 60 * 60),
+    Duration::from_secs(14 * 60 * 60),
+    Duration::from_secs(20 * 60 * 60),
+    Duration::from_secs(24 * 60 * 60),
 ];
 /// The longest pause that a receiver may ask for.
-pub const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// A pause grows by up to this share, so that what failed together does not come back together.
 const JITTER_SHARE: f64 = 0.2;
 
@@ -137,10 +137,10 @@ mod tests {
         // 1994-11-06 08:49:37 is the date of RFC 9110's example.
         let now = at(784_111_777 - 600);
         for (code, asked, expected) in [
-            (429, "3600", Duration::from_hours(1)),
-            (503, "3600", Duration::from_hours(1)),
-            (503, " 60 ", Duration::from_mins(1)),
-            (503, "Sun, 06 Nov 1994 08:49:37 GMT", Duration::from_mins(10)),
+            (429, "3600", Duration::from_secs(1 * 60 * 60)),
+            (503, "3600", Duration::from_secs(1 * 60 * 60)),
+            (503, " 60 ", Duration::from_secs(1 * 60)),
+            (503, "Sun, 06 Nov 1994 08:49:37 GMT", Duration::from_secs(10 * 60)),
             (429, "99999999999", RETRY_AFTER_MAX),
             (429, "1", PAUSES[0]),
             (503, "Sun, 06 Nov 1983 08:49:37 GMT", PAUSES[0]),

@@ -1,5 +1,6 @@
 //! What a dispatcher can be told.
 
+use jetlane_bus::topology::Settings;
 use jetlane_schemas::QueueName;
 use serde::Deserialize;
 
@@ -12,6 +13,8 @@ pub struct Config {
     /// The name under which it holds leases, for people who read them. Default `dispatcher`; what makes
     /// it unique is added.
     pub name: String,
+    /// How the streams are kept, where this dispatcher is the first to need them.
+    pub streams: Settings,
 }
 
 impl Config {

@@ -5,6 +5,12 @@ use jetlane_schemas::QueueName;
 /// Why the dispatcher, or its lead of a queue, ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The broker could not be reached at start.
+    #[error("could not connect")]
+    Connect(#[source] jetlane_bus::Error),
+    /// The streams and buckets are missing and could not be made.
+    #[error("could not prepare the streams")]
+    Prepare(#[source] jetlane_bus::Error),
     /// A bucket could not be watched.
     #[error("could not watch {bucket}")]
     Watch {

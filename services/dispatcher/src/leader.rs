@@ -29,7 +29,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use jetlane_bus::{Ack, Message, Subscription, clock};
 use jetlane_core::duplicates::Duplicates;
 use jetlane_core::shards::Shards;
-use jetlane_core::{Decision, EntryId, Event, Queue};
+use jetlane_core::{Decision, EntryId, Event, FlowId, Queue};
 use jetlane_schemas::{Micros, QueueEntry, QueueName, TaskEvent, TaskId};
 use output::Carried;
 use sources::{SourceId, Sources};
@@ -74,6 +74,7 @@ pub(crate) struct Leader {
 struct Held {
     task: TaskEvent,
     fate: Fate,
+    flow: FlowId,
     source: SourceId,
     stored_at: Micros,
     read_at: Micros,
@@ -149,7 +150,7 @@ impl Leader {
             Woken::Carried(carried) => self.take_outcomes(carried),
             Woken::Turned(turn) => self.take_turn(turn).await?,
             Woken::Opened(opened) => self.take_opened(opened),
-            Woken::Credit(credit) => self.take_credit(credit.ok_or(Error::Closed)?),
+            Woken::Credit(credit) => self.take_credit(&credit.ok_or(Error::Closed)?),
             Woken::Heard(heard) => self.take_heard(heard)?,
             Woken::Cancelled(cancelled) => self.take_cancelled(cancelled)?,
             Woken::Announced => self.take_announced(),

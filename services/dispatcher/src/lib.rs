@@ -1,7 +1,7 @@
 //! Reads task events, decides what runs next, routes it to lanes against credit.
 //!
 //! # Layout
-//! - [`run`]: a dispatcher: leads every queue that has no other leader
+//! - [`run`]: a dispatcher: leads every queue that has no other leader; [`serve`]: the same as a process
 //! - `registry`, `cancelled`, `discovery`: what is announced, cancelled and waiting in the streams
 //! - `supervisor`: asks for the lead of each queue and keeps it; `keeper`: the lease while it lasts
 //! - `leader`: one queue led: its flows read, its tasks held, decisions carried out
@@ -32,10 +32,14 @@ pub use config::Config;
 pub use error::Error;
 
 use cancelled::Cancelled;
-use jetlane_bus::Bus;
+use jetlane_bus::{Bus, Connect, WhenAbsent};
+use jetlane_service::frame::{Frame, Service};
 use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+/// Who a dispatcher is, as a process.
+pub const SERVICE: Service = Service { name: "dispatcher", version: env!("CARGO_PKG_VERSION") };
 
 /// What all parts of a dispatcher share.
 #[derive(Clone)]
@@ -49,12 +53,41 @@ struct World {
     shares: Arc<share::Shares>,
 }
 
+/// Runs a dispatcher in its frame.
+///
+/// # Errors
+/// [`Error`].
+pub async fn serve(frame: Frame, config: Config) -> Result<(), Error> {
+    let connect = Connect {
+        url: frame.nats.url.clone(),
+        name: frame.nats.name.clone().unwrap_or_else(|| SERVICE.name.into()),
+        credentials: frame.nats.creds.clone(),
+        inbox_prefix: frame.nats.inbox_prefix.clone(),
+        when_absent: WhenAbsent::Wait,
+    };
+    let bus = tokio::select! {
+        bus = Bus::connect(&connect) => bus.map_err(Error::Connect)?,
+        () = frame.drain.cancelled() => return Ok(()),
+    };
+    frame.health.ready();
+    run(bus, config, frame.drain).await
+}
+
 /// Leads queues until it is told to drain: then it stops reading, finishes what it is storing, gives
 /// back what it holds and gives up its leases.
 ///
 /// # Errors
-/// [`Error`] when the connection is closed for good, or the buckets are missing at start.
+/// [`Error`] when the connection is closed for good, or the streams can be neither found nor made at start.
 pub async fn run(bus: Bus, config: Config, drain: CancellationToken) -> Result<(), Error> {
+    for drift in bus.ensure(&config.streams).await.map_err(Error::Prepare)? {
+        tracing::warn!(
+            name = drift.name,
+            setting = drift.setting,
+            wanted = drift.wanted,
+            found = drift.found,
+            "A stream is not as it was declared."
+        );
+    }
     let mut helpers = JoinSet::new();
     let registry = registry::watch(&bus, &mut helpers).await?;
     let cancelled = Cancelled::watch(&bus, &mut helpers).await?;

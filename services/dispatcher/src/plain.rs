@@ -105,7 +105,8 @@ mod tests {
         let queue = QueueName::new("pictures").expect("valid");
         let task_type = TaskType::new("image.thumbnail").expect("valid");
         let submitted_at = Micros(1_700_000_000_000_000);
-        let mut task = TaskEvent::new(TaskId::generate(), task_type, queue.clone(), submitted_at, b"{\"a\":1}".to_vec());
+        let mut task =
+            TaskEvent::new(TaskId::generate(), task_type, queue.clone(), submitted_at, b"{\"a\":1}".to_vec());
         task.priority = Priority::High;
         task.tenant = Tenant::new("Zoë \"& co\"").expect("valid");
         task.shard = Shard::shared_by_hash(&task.tenant);

@@ -21,6 +21,8 @@ pub(crate) enum Fate {
     Reject(Failure),
     /// It is not due before this: the broker keeps it until then.
     Later(Micros),
+    /// It is another queue's by now: it stays in the stream.
+    Leave,
 }
 
 /// A message of a flow.
@@ -50,18 +52,20 @@ impl Judge<'_> {
         let suspect = message.facts.delivered > 1 || message.facts.stream_sequence <= message.suspect_until;
         let mut tasks = match message.flow {
             Flow::Raw(task_type) => vec![self.read_raw(task_type, message)],
-            Flow::Task(_, priority, shard) | Flow::Due(_, priority, shard) => match frame::decode_bundle(message.body) {
-                Err(error) => vec![self.unreadable(message, &error)],
-                Ok(tasks) => tasks
-                    .into_iter()
-                    .map(|mut task| {
-                        // The subject decides: it is what the permissions are about.
-                        (task.queue, task.priority, task.shard) = (self.queue.clone(), *priority, *shard);
-                        let fate = self.fate(&mut task, message.flow);
-                        (task, fate)
-                    })
-                    .collect(),
-            },
+            Flow::Task(_, priority, shard) | Flow::Due(_, priority, shard) => {
+                match frame::decode_bundle(message.body) {
+                    Err(error) => vec![self.unreadable(message, &error)],
+                    Ok(tasks) => tasks
+                        .into_iter()
+                        .map(|mut task| {
+                            // The subject decides: it is what the permissions are about.
+                            (task.queue, task.priority, task.shard) = (self.queue.clone(), *priority, *shard);
+                            let fate = self.fate(&mut task, message.flow);
+                            (task, fate)
+                        })
+                        .collect(),
+                }
+            }
         };
         tasks.iter_mut().for_each(|(task, _)| task.suspect |= suspect);
         tasks
@@ -97,8 +101,7 @@ impl Judge<'_> {
     fn unreadable(&self, message: Arrived<'_>, error: &frame::FrameError) -> (TaskEvent, Fate) {
         let id = TaskId::from_sequence(message.facts.stream_sequence);
         let task_type = TaskType::new("jetlane.unreadable").expect("two tokens of letters");
-        let task =
-            TaskEvent::new(id, task_type, self.queue.clone(), message.facts.stored_at, message.body.to_vec());
+        let task = TaskEvent::new(id, task_type, self.queue.clone(), message.facts.stored_at, message.body.to_vec());
         (task, Fate::Reject(Failure::new("frame", format!("the message cannot be read: {error}"))))
     }
 

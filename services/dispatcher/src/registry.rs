@@ -105,11 +105,8 @@ pub(crate) async fn watch(bus: &Bus, helpers: &mut JoinSet<Result<(), Error>>) -
     let failed = |source| Error::Watch { bucket: BUCKET_REGISTRY, source };
     let mut watch = bus.bucket(BUCKET_REGISTRY).await.map_err(failed)?.watch(">").await.map_err(failed)?;
     let mut registry = Registry::default();
-    loop {
-        match watch.next().await.ok_or(Error::Closed)? {
-            Watched::Change(change) => registry.apply(&change),
-            Watched::UpToDate => break,
-        }
+    while let Watched::Change(change) = watch.next().await.ok_or(Error::Closed)? {
+        registry.apply(&change);
     }
     let (told, known) = watch::channel(Arc::new(registry.clone()));
     helpers.spawn(follow(watch, registry, told));

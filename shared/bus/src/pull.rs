@@ -170,6 +170,22 @@ impl Puller {
         }
     }
 
+    /// Ends all pulls, and returns what they had brought that was not read. Once this returns, the
+    /// server gives them nothing more: a message that went to a pull which nobody reads would come
+    /// again only after its ack time.
+    pub async fn end(mut self) -> Vec<Delivery> {
+        let mut unread = Vec::new();
+        if self.messages.drain().await.is_err() {
+            return unread;
+        }
+        while let Ok(Some(message)) = tokio::time::timeout(ANSWER_TIMEOUT, self.messages.next()).await {
+            if let Some(Pulled::Delivery(delivery)) = self.take(message) {
+                unread.push(delivery);
+            }
+        }
+        unread
+    }
+
     fn forget(&mut self) {
         self.pulls.clear();
         self.outstanding = 0;

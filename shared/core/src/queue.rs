@@ -9,7 +9,7 @@ use crate::event::{Decision, Event, Stored, Waited};
 use crate::fits::FitTable;
 use crate::plain::PlainLanes;
 use crate::policy::{self, Policy};
-use crate::window::Windows;
+use crate::window::{Share, Windows};
 use jetlane_schemas::registry::PolicyName;
 use jetlane_schemas::subject::LaneKind;
 use jetlane_schemas::{Fit, Micros};
@@ -130,6 +130,11 @@ impl Queue {
     /// How many tasks were dispatched to bundle lanes and not settled.
     pub fn outstanding(&self) -> u64 {
         self.ledger.outstanding()
+    }
+
+    /// What the windows hold or have asked for.
+    pub fn committed(&self) -> Share {
+        self.windows.committed()
     }
 
     /// Whether something waits that no executor has room for.

@@ -54,6 +54,9 @@ impl Shards {
             }
             return None;
         }
+        if self.owners.len() == Shard::ASSIGNED.len() {
+            return None;
+        }
         let shard =
             Shard::ASSIGNED.filter_map(|n| Shard::new(n).ok()).find(|shard| !self.owners.contains_key(shard))?;
         let assignment = Assignment { tenant: tenant.clone(), shard };

@@ -122,6 +122,10 @@ impl Windows {
         self.dirty.append(&mut self.short);
     }
 
+    pub(crate) fn committed(&self) -> Share {
+        Share { tasks: u32::try_from(self.tasks).unwrap_or(u32::MAX), bytes: self.bytes }
+    }
+
     pub(crate) fn message_taken(&mut self, flow: FlowId, tasks: u32) {
         self.change(flow, |window| {
             window.requested = window.requested.saturating_sub(1);

@@ -13,6 +13,7 @@ use jetlane_schemas::{
     Callback, Headers, InvalidName, Micros, Priority, QueueName, TaskEvent, TaskId, TaskType, Tenant, frame, header, intake,
     subject,
 };
+use std::fmt;
 use std::future::IntoFuture;
 use std::marker::PhantomData;
 use std::time::{Duration, SystemTime};
@@ -273,19 +274,29 @@ async fn send(client: &Client, mut ready: Ready) -> Result<Accepted, Error> {
     .await
 }
 
-/// OpenTelemetry's messaging conventions: one producer span, whose context travels in the message.
+/// OpenTelemetry's messaging conventions: one producer span, whose context travels in the message. Its
+/// destination is the subject's start: as few names as there are queues and types.
 fn publish_span(ready: &Ready) -> tracing::Span {
+    let (queue, task_type): (&dyn fmt::Display, &dyn fmt::Display) = (&ready.task.queue, &ready.task.task_type);
+    let (door, whose) = match (ready.known, ready.delay.is_zero()) {
+        (true, true) => ("task", queue),
+        (true, false) => ("due", queue),
+        (false, _) => ("submit", task_type),
+    };
     tracing::info_span!(
         target: "jetlane::span",
         "publish",
-        otel.name = format_args!("publish jetlane.task.{}", ready.task.queue),
+        otel.name = format_args!("publish jetlane.{door}.{whose}"),
         otel.kind = "producer",
         messaging.system = "nats",
         messaging.operation.name = "publish",
         messaging.operation.type = "send",
-        messaging.destination.name = format_args!("jetlane.task.{}", ready.task.queue),
+        messaging.destination.name = format_args!("jetlane.{door}.{whose}"),
         messaging.message.id = %ready.task.id,
         messaging.message.body.size = ready.task.payload.len(),
+        jetlane.task.id = %ready.task.id,
+        jetlane.task.type = %task_type,
+        jetlane.queue = %queue,
     )
 }
 

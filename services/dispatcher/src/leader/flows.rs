@@ -16,6 +16,10 @@ const OPENINGS_MAX: usize = 16;
 /// Messages taken from a flow in one turn, before other events are looked at.
 const MESSAGES_A_TURN: usize = 256;
 
+/// Requests on their way to a flow's reader. The core has a few under way at most; beyond this they are
+/// asked again after the next turn.
+const ASKS_MAX: usize = 64;
+
 /// What the core wants of a flow.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ask {
@@ -27,7 +31,7 @@ pub(crate) struct Ask {
 pub(crate) struct Turn {
     pub(crate) flow: FlowId,
     pub(crate) puller: Puller,
-    pub(crate) asks: mpsc::UnboundedReceiver<Ask>,
+    pub(crate) asks: mpsc::Receiver<Ask>,
     pub(crate) pulled: Vec<Pulled>,
 }
 
@@ -44,7 +48,7 @@ pub(crate) struct Reading {
     pub(crate) suspect_until: u64,
     /// Messages that the core has asked for and that have not come.
     pub(crate) asked: u32,
-    asks: Option<mpsc::UnboundedSender<Ask>>,
+    asks: Option<mpsc::Sender<Ask>>,
 }
 
 /// The flows of one queue.
@@ -120,7 +124,7 @@ impl Flows {
         let number = self.number(&opened.flow);
         match opened.puller {
             Ok(puller) => {
-                let (sender, asks) = mpsc::unbounded_channel();
+                let (sender, asks) = mpsc::channel(ASKS_MAX);
                 let reading = self.reading(number);
                 (reading.asks, reading.asked) = (Some(sender), 0);
                 self.read_on(Turn { flow: number, puller, asks, pulled: Vec::new() }, Duration::ZERO);
@@ -143,8 +147,8 @@ impl Flows {
         let reading = self.reading(flow);
         reading.asked += messages;
         if let Some(asks) = &reading.asks {
-            // The reader is gone only when the flow is closed; then nothing is asked for.
-            let _closed = asks.send(Ask { messages, bytes });
+            // One that finds no room is missed when the turn's count is compared, and asked again.
+            let _full = asks.try_send(Ask { messages, bytes });
         }
     }
 
@@ -162,6 +166,11 @@ impl Flows {
 
     pub(crate) fn reading(&mut self, flow: FlowId) -> &mut Reading {
         &mut self.readings[flow.0 as usize]
+    }
+
+    /// The name of the flow's consumer.
+    pub(crate) fn consumer(&self, flow: &Flow) -> String {
+        flow.consumer(self.epoch)
     }
 
     pub(crate) fn is_read(&mut self, flow: FlowId) -> bool {

@@ -10,7 +10,7 @@ use jetlane_bus::{Delivery, Pulled, clock, trace};
 use jetlane_core::duplicates::{Arrival, Source};
 use jetlane_core::{Entry, EntryId, Event, FitId, FlowId, TenantId};
 use jetlane_schemas::subject::STREAM_TASKS;
-use jetlane_schemas::{Failure, Flow, Micros, TaskEvent, Tenant};
+use jetlane_schemas::{Failure, Flow, Headers, Micros, TaskEvent, Tenant};
 use std::time::Duration;
 
 /// A deadline that has always passed: what is not to run leaves the queue by the way of the expired.
@@ -78,18 +78,18 @@ impl Leader {
             self.core.on(now, Event::MessageTaken { flow, tasks: 1 });
             return;
         }
+        let headers = match reading.flow {
+            Flow::Raw(_) => delivery.headers(),
+            Flow::Task(..) | Flow::Due(..) => Headers::new(),
+        };
         let tasks = {
             let registry = self.world.registry.borrow();
-            let judge = Judge {
-                registry: &registry,
-                queue: &self.queue,
-                now,
-                body_bytes_max: self.world.bus.body_bytes_max(),
-            };
+            let judge =
+                Judge { registry: &registry, queue: &self.queue, now, body_bytes_max: self.world.bus.body_bytes_max() };
             judge.read(Arrived {
                 flow: &reading.flow,
                 facts: delivery.facts,
-                headers: &delivery.headers(),
+                headers: &headers,
                 body: &delivery.body,
                 suspect_until: reading.suspect_until,
             })
@@ -104,13 +104,13 @@ impl Leader {
         let bytes = u32::try_from(delivery.body.len() / count.max(1)).unwrap_or(u32::MAX);
         let source = self.sources.hold(place, delivery.ack, count);
         for (task, fate) in tasks {
-            let held = Held { task, fate, source, stored_at: delivery.facts.stored_at, read_at: now, joins };
-            self.hold(flow, place, held, bytes);
+            let held = Held { task, fate, flow, source, stored_at: delivery.facts.stored_at, read_at: now, joins };
+            self.hold(place, held, bytes);
         }
     }
 
-    fn hold(&mut self, flow: FlowId, place: Place, mut held: Held, bytes: u32) {
-        let now = held.read_at;
+    fn hold(&mut self, place: Place, mut held: Held, bytes: u32) {
+        let (now, flow) = (held.read_at, held.flow);
         self.entries += 1;
         let id = EntryId(self.entries);
         let origin = u32::from(place.0 != STREAM_TASKS);

@@ -3,6 +3,7 @@
 use super::Leader;
 use crate::carry::{self, Waits};
 use crate::read::Fate;
+use jetlane_bus::flows::Backlog;
 use jetlane_bus::{Error, Published, clock};
 use jetlane_core::{EntryId, Event, Stored, Waited};
 use jetlane_schemas::subject::{Lane, LaneKind};
@@ -29,8 +30,8 @@ pub(crate) enum Beside {
     Written(&'static str, Result<(), Error>),
     /// Tasks of a plain lane were taken back.
     TakenBack(Lane, Result<u32, Error>),
-    /// Lanes were counted.
-    Counted(Vec<(Lane, jetlane_bus::flows::Backlog)>),
+    /// Lanes were counted, when so much had moved.
+    Counted(u64, Vec<(Lane, Backlog)>),
 }
 
 impl Leader {
@@ -76,6 +77,7 @@ impl Leader {
                 }));
                 return;
             }
+            Fate::Leave => return self.drop_entry(entry),
             Fate::Run => (Outcome::Expired, Failure::new("expired", "it had not started by its deadline")),
             Fate::Reject(failure) => (Outcome::Rejected, failure.clone()),
         };
@@ -88,14 +90,22 @@ impl Leader {
         }));
     }
 
-    /// Acknowledges a task that was cancelled; its completion is stored already.
+    /// Acknowledges a task that was cancelled; its completion is stored already. One that is another
+    /// queue's now is left in the stream.
     pub(super) fn drop_entry(&mut self, entry: EntryId) {
-        self.gone(entry, Stored::New);
+        if !matches!(self.held.get(&entry), Some(held) if held.fate == Fate::Leave) {
+            return self.gone(entry, Stored::New);
+        }
+        self.core.on(clock::now(), Event::Settled(entry, Stored::New));
+        if let Some(held) = self.held.remove(&entry) {
+            self.runs.forget(&held.task.id, held.task.run);
+            self.sources.leave(held.source);
+        }
     }
 
     pub(super) fn carried(&mut self, carried: Carried) {
         match carried {
-            Carried::ToLane { entry, kind, published } => self.to_lane(entry, kind, published),
+            Carried::ToLane { entry, kind, published } => self.sent_to_lane(entry, kind, published),
             Carried::Away { entry, stored } => match stored {
                 // No lane has it: credit that was meant for it is free again.
                 Ok(true) => self.gone(entry, Stored::Before),
@@ -106,7 +116,7 @@ impl Leader {
         }
     }
 
-    fn to_lane(&mut self, entry: EntryId, kind: LaneKind, published: Result<Published, Error>) {
+    fn sent_to_lane(&mut self, entry: EntryId, kind: LaneKind, published: Result<Published, Error>) {
         match published {
             Ok(Published::Stored(sequence)) => {
                 crash_between_publish_and_ack();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::entry::{FlowId, TenantId};
-use crate::window::{FLOW_TASKS_MAX, Share};
+use crate::window::FLOW_TASKS_MAX;
 use jetlane_schemas::Priority;
 use jetlane_schemas::frame::Credit;
 

@@ -256,7 +256,7 @@ impl Run<'_> {
             return self.fail(completion, Failure::new("output", text)).await;
         }
         completion.body = reply.output;
-        self.store(&completion).await
+        self.store(completion).await
     }
 
     /// Ends the task before its handler ran.
@@ -269,19 +269,23 @@ impl Run<'_> {
             tracing::debug!(task_id = %self.job.task.id, "The lease of this run is over; its end changes nothing.");
             return Ok(());
         }
-        let completion = completion.with_failure(failure);
-        self.store(&completion).await
+        self.store(completion.with_failure(failure)).await
     }
 
     /// The first completion that is stored wins; a failed one that won gets its dead letter.
-    async fn store(&self, completion: &Completion) -> Result<(), jetlane_bus::Error> {
-        let span = complete_span(completion);
-        match self.desk.bus.complete(completion).instrument(span).await? {
+    async fn store(&self, mut completion: Completion) -> Result<(), jetlane_bus::Error> {
+        let span = complete_span(&completion);
+        let context = trace::context_of(&span);
+        if !context.is_empty() {
+            // What the completion triggers goes on from here.
+            completion.trace = context;
+        }
+        match self.desk.bus.complete(&completion).instrument(span).await? {
             Completed::Won if completion.outcome == Outcome::Failed => {
                 tracing::warn!(task_id = %completion.id, attempt = self.attempt, failure = %completion.failure().unwrap_or_default(), "Task failed.");
                 let mut dead = self.job.task.clone();
                 dead.attempts = self.attempt;
-                self.desk.bus.bury(&dead, completion).await
+                self.desk.bus.bury(&dead, &completion).await
             }
             Completed::Won => Ok(()),
             Completed::Lost(other) => {
@@ -319,7 +323,7 @@ impl Run<'_> {
             messaging.system = "nats",
             messaging.operation.name = "process",
             messaging.operation.type = "process",
-            messaging.destination.name = format_args!("jetlane.bundle.{}.{}", task.queue, task.priority),
+            messaging.destination.name = format_args!("jetlane.bundle.{}.{}.{}", task.queue, task.priority, task.fit),
             messaging.consumer.group.name = format_args!("bundle-{}-{}-{}", task.queue, task.priority, task.fit),
             messaging.message.id = %task.id,
             jetlane.task.id = %task.id,
@@ -350,9 +354,12 @@ fn complete_span(completion: &Completion) -> tracing::Span {
         messaging.destination.name = format_args!("jetlane.done.{}", completion.task_type),
         messaging.message.id = %completion.id,
         jetlane.task.id = %completion.id,
+        jetlane.task.type = %completion.task_type,
         jetlane.task.outcome = %completion.outcome,
         jetlane.task.attempt = completion.attempt,
     );
+    // The run's, or the task's where there was no run.
+    trace::set_parent(&span, &completion.trace);
     if completion.outcome != Outcome::Succeeded {
         trace::set_error(&span, completion.outcome.as_str());
     }

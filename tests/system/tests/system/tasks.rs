@@ -125,3 +125,49 @@ pub(crate) async fn flaky(task: Flaky, Attempt(attempt): Attempt, State(bench): 
     }
     Ok(attempt)
 }
+
+/// Comes back as it is: its output has as many bytes as its body. Fails as often as it is told, and
+/// saves the largest checkpoint first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Mirror {
+    pub(crate) failures: u32,
+    pub(crate) filler: String,
+}
+
+impl Task for Mirror {
+    const TYPE: &'static str = "test.mirror";
+    type Output = Self;
+
+    fn options() -> TaskOptions {
+        // Longer than what is due at once, so that the body goes through a schedule, too.
+        TaskOptions { retries: 1, backoff: Duration::from_millis(500), ..TaskOptions::default() }
+    }
+}
+
+pub(crate) async fn mirror(task: Mirror, ctx: Ctx) -> Result<Mirror, TaskError> {
+    if ctx.attempt() <= task.failures {
+        // With its quotes as JSON.
+        ctx.checkpoint(&"c".repeat(jetlane_schemas::limits::CHECKPOINT_BYTES_MAX - 2)).await?;
+        return Err(TaskError::retry("e".repeat(jetlane_schemas::limits::ERROR_BYTES_MAX)));
+    }
+    if task.failures > 0 && ctx.resume::<String>().is_none() {
+        return Err(TaskError::permanent("lost", "the checkpoint is gone"));
+    }
+    Ok(task)
+}
+
+/// Returns so many bytes.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Big {
+    pub(crate) bytes: usize,
+}
+
+impl Task for Big {
+    const TYPE: &'static str = "test.big";
+    type Output = String;
+}
+
+pub(crate) async fn big(task: Big) -> Result<String, TaskError> {
+    // With its quotes as JSON.
+    Ok("b".repeat(task.bytes.saturating_sub(2)))
+}

@@ -1,0 +1,255 @@
+//! The service's two readers: completions as they come, and callbacks that are due once more.
+
+use crate::deliver::{Counts, Post};
+use crate::endpoint::Endpoints;
+use crate::parcel::Parcel;
+use futures::future::join_all;
+use jetlane::Client;
+use jetlane_bus::flows::{Durable, From};
+use jetlane_bus::pull::REFUSED_PAUSE;
+use jetlane_bus::{Ack, Bus, Delivery, Pulled, Puller};
+use jetlane_schemas::subject::{CALLBACK_ALL, STREAM_DONE, STREAM_TIME};
+use jetlane_schemas::{Completion, header};
+use jetlane_service::egress;
+use jetlane_service::frame::one_line;
+use jetlane_service::health::Health;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+/// The durable consumers' name, on both streams.
+const CONSUMER: &str = "callback";
+/// Messages of one stream in this process's hands.
+const HELD_MAX: usize = 512;
+/// Bytes of messages that one pull may bring.
+const PULL_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Messages that all callback services together hold unanswered.
+const HELD_BY_ALL_MAX: i64 = 8_192;
+/// How long the server waits for a sign of a message that is held.
+const ACK_WAIT: Duration = Duration::from_secs(30);
+/// How often the service says that it still holds one.
+const HOLD_EVERY: Duration = Duration::from_secs(10);
+/// When a message comes again whose outcome could not be stored.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// The pause between two looks for streams that nobody has made yet.
+const STREAM_PAUSE: Duration = Duration::from_millis(250);
+
+/// What ends the service.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An endpoint of the configuration.
+    #[error("the configuration of the callback service cannot be used")]
+    Configure(#[source] crate::endpoint::Invalid),
+    /// The broker cannot be reached, or will not do.
+    #[error("could not connect")]
+    Connect(#[source] jetlane::Error),
+    /// HTTP cannot be spoken.
+    #[error("could not prepare for webhooks")]
+    Prepare(#[source] egress::Error),
+    /// A consumer cannot be read.
+    #[error("could not read {stream}")]
+    Read {
+        /// The stream.
+        stream: &'static str,
+        /// Why.
+        #[source]
+        source: jetlane_bus::Error,
+    },
+    /// The connection was closed for good.
+    #[error("the connection was closed")]
+    Closed,
+}
+
+/// Delivers callbacks until `drain` is cancelled; then finishes those in hand.
+///
+/// Waits for the streams where nobody has made them yet. Everything is at least once: a webhook
+/// keeps its id and a follow-up its task id, however often they are sent.
+///
+/// # Errors
+/// [`Error::Prepare`], [`Error::Read`], [`Error::Closed`].
+pub async fn serve(
+    client: Client,
+    endpoints: Endpoints,
+    counts: Arc<Counts>,
+    health: Health,
+    drain: CancellationToken,
+) -> Result<(), Error> {
+    let post = Arc::new(Post::new(client, endpoints, counts.clone()).map_err(Error::Prepare)?);
+    let ready = async {
+        tokio::try_join!(
+            Reader::open(post.clone(), Source::Completions),
+            Reader::open(post.clone(), Source::DueCallbacks)
+        )
+    };
+    let (completions, due) = tokio::select! {
+        readers = ready => readers?,
+        () = drain.cancelled() => return Ok(()),
+    };
+    health.ready();
+    info!("Delivering callbacks.");
+    let ended = tokio::try_join!(completions.read(&drain), due.read(&drain));
+    // What was acked or handed back last may still be on its way.
+    if let Err(error) = post.client().bus().flush().await {
+        debug!(%error, "The last answers may not have been sent.");
+    }
+    info!(delivered = counts.delivered(), again = counts.again(), dead = counts.dead(), "No more callbacks.");
+    ended.map(|_| ())
+}
+
+/// Where a reader reads.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Completions,
+    DueCallbacks,
+}
+
+impl Source {
+    fn stream(self) -> &'static str {
+        match self {
+            Self::Completions => STREAM_DONE,
+            Self::DueCallbacks => STREAM_TIME,
+        }
+    }
+
+    fn durable(self) -> Durable {
+        Durable {
+            name: CONSUMER.into(),
+            filters: match self {
+                Self::Completions => Vec::new(),
+                Self::DueCallbacks => vec![CALLBACK_ALL.into()],
+            },
+            // What completed before the first start of this service has callbacks, too.
+            from: From::Beginning,
+            ack_wait: ACK_WAIT,
+            held_max: HELD_BY_ALL_MAX,
+            forgotten_after: None,
+        }
+    }
+}
+
+struct Reader {
+    source: Source,
+    post: Arc<Post>,
+    puller: Puller,
+    in_hand: JoinSet<()>,
+}
+
+impl Reader {
+    async fn open(post: Arc<Post>, source: Source) -> Result<Self, Error> {
+        let puller = open(post.client().bus(), source).await?;
+        Ok(Self { source, post, puller, in_hand: JoinSet::new() })
+    }
+
+    async fn read(mut self, drain: &CancellationToken) -> Result<(), Error> {
+        let ended = self.read_on(drain).await;
+        // What was pulled and not begun goes back, so that another process need not wait for it.
+        for delivery in self.puller.end().await {
+            if let Err(error) = delivery.ack.give_back(Duration::ZERO).await {
+                debug!(%error, "A message was not handed back; it comes again by itself.");
+            }
+        }
+        while self.in_hand.join_next().await.is_some() {}
+        ended
+    }
+
+    async fn read_on(&mut self, drain: &CancellationToken) -> Result<(), Error> {
+        loop {
+            let outstanding = self.puller.outstanding();
+            let room = HELD_MAX.saturating_sub(self.in_hand.len() + outstanding);
+            // Not a pull of its own for every message; but a little room is used before none is asked for.
+            if room > HELD_MAX / 2 || (outstanding == 0 && room > 0) {
+                self.puller.ask(room, Some(PULL_BYTES_MAX)).await.map_err(|e| self.failed(e))?;
+            }
+            tokio::select! {
+                () = drain.cancelled() => return Ok(()),
+                Some(_done) = self.in_hand.join_next() => {}
+                pulled = self.puller.next() => match pulled {
+                    Pulled::Delivery(delivery) => self.take(delivery).await?,
+                    Pulled::Room => {}
+                    Pulled::Refused(reason) => {
+                        debug!(reason, "A pull was refused.");
+                        tokio::time::sleep(REFUSED_PAUSE).await;
+                    }
+                    Pulled::Gone => self.puller = open(self.post.client().bus(), self.source).await?,
+                    Pulled::Closed => return Err(Error::Closed),
+                },
+            }
+        }
+    }
+
+    /// Most completions have no callbacks: those are acked without further ado.
+    async fn take(&mut self, delivery: Delivery) -> Result<(), Error> {
+        let parcels = match self.source {
+            Source::DueCallbacks => Parcel::from_due(&delivery).map(|parcel| vec![parcel]),
+            Source::Completions => {
+                let headers = delivery.headers();
+                match headers.get(header::CALLBACKS) {
+                    None => Ok(Vec::new()),
+                    Some(_) => {
+                        Completion::from_message(&delivery.subject, &headers, &delivery.body).map(Parcel::all_of)
+                    }
+                }
+            }
+        };
+        match parcels {
+            Ok(parcels) if parcels.is_empty() => {}
+            Ok(parcels) => {
+                self.in_hand.spawn(deliver(self.post.clone(), parcels, delivery.ack));
+                return Ok(());
+            }
+            Err(error) => warn!(%error, subject = delivery.subject, "A callback cannot be read; it is passed over."),
+        }
+        delivery.ack.settle().await.map_err(|e| self.failed(e))
+    }
+
+    fn failed(&self, source: jetlane_bus::Error) -> Error {
+        Error::Read { stream: self.source.stream(), source }
+    }
+}
+
+/// Makes the consumer, waiting for its stream where nobody has made it yet.
+async fn open(bus: &Bus, source: Source) -> Result<Puller, Error> {
+    let (stream, durable) = (source.stream(), source.durable());
+    let mut told = false;
+    while let Err(error) = bus.ensure_durable(stream, &durable).await {
+        if !told {
+            info!(stream, error = %one_line(&error), "Waiting for a stream.");
+            told = true;
+        }
+        tokio::time::sleep(STREAM_PAUSE).await;
+    }
+    bus.puller(stream, CONSUMER).await.map_err(|source| Error::Read { stream, source })
+}
+
+/// Delivers callbacks that came with one message, then acks it: all outcomes are stored by then.
+async fn deliver(post: Arc<Post>, parcels: Vec<Parcel>, ack: Ack) {
+    let outcomes = held(&ack, join_all(parcels.iter().map(|parcel| post.deliver(parcel)))).await;
+    let Some(error) = outcomes.into_iter().find_map(Result::err) else {
+        // Confirmed, since a lost ack would deliver all of it once more.
+        if !ack.settle_confirmed().await {
+            debug!("An ack was not confirmed; the message may come again.");
+        }
+        return;
+    };
+    warn!(error = %one_line(&error), "The outcome of a callback is not stored; it comes again.");
+    if let Err(error) = ack.give_back(AGAIN_AFTER).await {
+        debug!(%error, "A message was not given back; it comes again by itself.");
+    }
+}
+
+/// Says that a message is still held for as long as the work on it lasts.
+async fn held<T>(ack: &Ack, work: impl Future<Output = T>) -> T {
+    let mut work = Box::pin(work);
+    loop {
+        match tokio::time::timeout(HOLD_EVERY, &mut work).await {
+            Ok(done) => return done,
+            Err(_) => {
+                if let Err(error) = ack.hold().await {
+                    debug!(%error, "A message could not be held.");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Taking over a queue from whoever led it before.
+
+use super::Leader;
+use super::clients::{self, Clients};
+use super::flows::Flows;
+use super::upkeep::{self, Upkeep};
+use crate::World;
+use crate::error::Error;
+use futures::stream::FuturesUnordered;
+use jetlane_bus::clock;
+use jetlane_core::duplicates::Duplicates;
+use jetlane_core::shards::Shards;
+use jetlane_core::{Event, Queue};
+use jetlane_schemas::subject::{self, STREAM_TASKS, STREAM_TIME};
+use jetlane_schemas::{Fit, Flow, Headers, QueueEntry, QueueName};
+use std::collections::HashMap;
+
+impl Leader {
+    /// Prepares the lanes, ends the old leader's consumers and opens one's own. From then on everything
+    /// up to where the old leader had read is suspect.
+    ///
+    /// # Errors
+    /// [`Error::TakeOver`].
+    pub(crate) async fn take_over(world: &World, queue: &QueueName, epoch: u64) -> Result<Self, Error> {
+        let failed = |source| Error::TakeOver { queue: queue.clone(), source };
+        let bus = &world.bus;
+        // Listening begins before anybody is asked.
+        let credits = bus.subscribe(&subject::credit(queue)).await.map_err(failed)?;
+        let lanes = upkeep::lanes_of(queue, &Fit::default());
+        futures::future::try_join_all(lanes.iter().map(|lane| bus.ensure_lane(lane))).await.map_err(failed)?;
+        let registry = world.registry.borrow().clone();
+        let mine = |flow: &Flow| match flow {
+            Flow::Task(of, ..) | Flow::Due(of, ..) => of == queue,
+            Flow::Raw(task_type) => registry.task_type(task_type).is_some_and(|known| known.entry.queue == *queue),
+        };
+        let (tasks, due) =
+            futures::try_join!(bus.take_over(STREAM_TASKS, epoch, mine), bus.take_over(STREAM_TIME, epoch, mine),)
+                .map_err(failed)?;
+        let counted = upkeep::count(bus, lanes).await.map_err(failed)?;
+        let mut leader = Self {
+            world: world.clone(),
+            queue: queue.clone(),
+            core: Queue::new(registry.queue(queue).policy),
+            held: HashMap::new(),
+            entries: 0,
+            runs: Duplicates::default(),
+            sources: super::Sources::default(),
+            flows: Flows::new(bus.clone(), epoch),
+            works: FuturesUnordered::new(),
+            acks: Vec::new(),
+            credits,
+            clients: Clients::default(),
+            cancelled: world.cancelled.news(),
+            shards: Shards::default(),
+            entry: QueueEntry::default(),
+            upkeep: Upkeep::new(),
+        };
+        leader.ensure_lanes(&Fit::default());
+        leader.take_counted(&counted);
+        for (flow, delivered) in tasks.iter().chain(&due) {
+            leader.flows.suspect(flow, *delivered);
+            leader.flows.open(flow);
+        }
+        Flows::eager(queue).for_each(|flow| leader.flows.open(&flow));
+        leader.take_announced();
+        leader.core.on(clock::now(), Event::ShareChanged(world.shares.settle(queue, leader.core.committed())));
+        bus.send(subject::credit_wanted(queue), Headers::new(), clients::nothing()).await.map_err(failed)?;
+        Ok(leader)
+    }
+}

@@ -1,0 +1,259 @@
+//! What a leader looks after beside the tasks: signs of life, counts of the lanes, its share of the
+//! process, tenants' shards, and what is announced.
+
+use super::Leader;
+use super::output::{Beside, Carried};
+use crate::error::Error;
+use crate::read::Fate;
+use jetlane_bus::flows::Backlog;
+use jetlane_bus::{Bus, clock};
+use jetlane_core::{EntryId, Event, FlowId};
+use jetlane_schemas::subject::{self, BUCKET_REGISTRY, Lane, LaneKind, STREAM_LANES};
+use jetlane_schemas::{Fit, Flow, Micros, Priority, ShardEntry, Tenant};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The first pause between two counts of lanes from which nothing moves; it doubles.
+const COUNT_PAUSE: Duration = Duration::from_secs(1);
+/// The longest.
+const COUNT_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// What is remembered from one look to the next.
+#[derive(Debug)]
+pub(crate) struct Upkeep {
+    /// Grows with everything that moves.
+    moves: u64,
+    moves_seen: u64,
+    count_at: Instant,
+    pause: Duration,
+    /// The fits whose lanes are there.
+    fits: BTreeSet<Fit>,
+}
+
+impl Upkeep {
+    pub(crate) fn new() -> Self {
+        let count_at = Instant::now() + COUNT_PAUSE;
+        Self { moves: 0, moves_seen: 0, count_at, pause: COUNT_PAUSE, fits: BTreeSet::new() }
+    }
+
+    /// Something moved: what was counted before is out of date.
+    pub(crate) fn moved(&mut self) {
+        self.moves += 1;
+    }
+
+    /// Whether nothing has moved for so long that the lanes are worth counting.
+    fn is_count_due(&mut self, now: Instant) -> bool {
+        if self.moves != self.moves_seen {
+            (self.moves_seen, self.pause) = (self.moves, COUNT_PAUSE);
+            self.count_at = now + COUNT_PAUSE;
+            return false;
+        }
+        if now < self.count_at {
+            return false;
+        }
+        self.pause = (self.pause * 2).min(COUNT_PAUSE_MAX);
+        self.count_at = now + self.pause;
+        true
+    }
+}
+
+impl Leader {
+    /// The regular look.
+    pub(super) async fn look_after(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        for ack in self.sources.due(now) {
+            ack.hold().await.map_err(|_closed| Error::Closed)?;
+        }
+        let share = self.world.shares.settle(&self.queue, self.core.committed());
+        self.core.on(clock::now(), Event::ShareChanged(share));
+        // What was dispatched and lost on the way would be missed for ever: the server knows.
+        if self.core.is_starved() && self.upkeep.is_count_due(now) {
+            let lanes = self.upkeep.fits.iter().flat_map(|fit| lanes_of(&self.queue, fit)).collect();
+            self.count(lanes);
+        }
+        self.take_back_deserted();
+        while let Some(assignment) = self.shards.take_back(clock::now()) {
+            let key = subject::registry_shard(&self.queue, &assignment.tenant);
+            self.write("take back a shard", |bus| async move { bus.bucket(BUCKET_REGISTRY).await?.delete(&key).await });
+        }
+        Ok(())
+    }
+
+    /// Asks the server what lies in these lanes.
+    pub(super) fn count(&mut self, lanes: Vec<Lane>) {
+        let bus = self.world.bus.clone();
+        let moves = self.upkeep.moves;
+        self.works.push(Box::pin(async move {
+            let counted = count(&bus, lanes).await;
+            Carried::Beside(match counted {
+                Ok(counted) => Beside::Counted(moves, counted),
+                Err(error) => Beside::Written("count the lanes", Err(error)),
+            })
+        }));
+    }
+
+    pub(super) fn take_beside(&mut self, beside: Beside) {
+        match beside {
+            Beside::Written(_, Ok(())) => {}
+            Beside::Written(what, Err(error)) => tracing::warn!(queue = %self.queue, %error, "Could not {what}."),
+            Beside::TakenBack(lane, taken) => self.taken_back(&lane, taken),
+            // A count of what has moved meanwhile says nothing.
+            Beside::Counted(moves, counted) if moves == self.upkeep.moves => self.take_counted(&counted),
+            Beside::Counted(..) => {}
+        }
+    }
+
+    /// Corrects the ledger by what lies in the lanes.
+    pub(super) fn take_counted(&mut self, counted: &[(Lane, Backlog)]) {
+        let mut bundles = None;
+        for (lane, backlog) in counted {
+            match lane.kind {
+                LaneKind::Bundle => *bundles.get_or_insert(0) += backlog.pending + backlog.unanswered,
+                LaneKind::Plain => {
+                    if let Some(fit) = self.core.fit(&lane.fit) {
+                        self.plain_counted(lane, fit, *backlog);
+                    }
+                }
+            }
+        }
+        if let Some(tasks) = bundles {
+            self.core.on(clock::now(), Event::BundlesCounted { tasks });
+        }
+    }
+
+    /// Takes up what the registry says of this queue.
+    pub(super) fn take_announced(&mut self) {
+        let registry = self.world.registry.borrow_and_update().clone();
+        let now = clock::now();
+        let entry = registry.queue(&self.queue);
+        if entry.paused != self.entry.paused {
+            tracing::info!(queue = %self.queue, paused = entry.paused, "The queue was paused or resumed.");
+            self.core.on(now, if entry.paused { Event::Paused } else { Event::Resumed });
+        }
+        self.core.on(now, Event::PolicyChanged(entry.policy));
+        for fit in &entry.fits {
+            self.ensure_lanes(fit);
+        }
+        self.entry = entry;
+        for assignment in registry.shards(&self.queue) {
+            self.shards.restore(now, assignment);
+        }
+        for task_type in registry.types_of(&self.queue) {
+            self.flows.open(&Flow::Raw(task_type.clone()));
+        }
+        for (flow, number) in self.flows.raw() {
+            let is_anothers = |known: &crate::registry::KnownType| known.entry.queue != self.queue;
+            if let Flow::Raw(task_type) = &flow
+                && registry.task_type(task_type).is_some_and(|known| is_anothers(known))
+            {
+                self.hand_over(&flow, number);
+            }
+        }
+    }
+
+    /// A type belongs to another queue now: its consumer makes room for that queue's leader, and what waits
+    /// here of it is left to be delivered there.
+    fn hand_over(&mut self, flow: &Flow, number: FlowId) {
+        self.flows.close(number);
+        self.core.on(clock::now(), Event::FlowClosed(number));
+        let its: Vec<EntryId> =
+            self.held.iter().filter(|(_, held)| held.flow == number).map(|(entry, _)| *entry).collect();
+        for entry in its {
+            if let Some(held) = self.held.get_mut(&entry) {
+                held.fate = Fate::Leave;
+            }
+            self.core.on(clock::now(), Event::Cancelled(entry));
+        }
+        let (stream, consumer) = (flow.stream(), self.flows.consumer(flow));
+        self.write("delete a flow's consumer", |bus| async move { bus.delete_durable(stream, &consumer).await });
+    }
+
+    /// Takes up which flows have messages.
+    pub(super) fn take_found(&mut self) {
+        let found = self.world.found.borrow_and_update().clone();
+        let registry = self.world.registry.borrow().clone();
+        let now = clock::now();
+        for flow in found.keys() {
+            let queue = match flow {
+                Flow::Task(queue, ..) | Flow::Due(queue, ..) => Some(queue),
+                Flow::Raw(task_type) => registry.task_type(task_type).map(|known| &known.entry.queue),
+            };
+            if queue != Some(&self.queue) {
+                continue;
+            }
+            self.flows.open(flow);
+            if let Flow::Task(_, _, shard) | Flow::Due(_, _, shard) = flow {
+                self.shards.occupied(now, *shard);
+            }
+        }
+        // One whose consumer was lost is made again, whether it has messages or not.
+        super::flows::Flows::eager(&self.queue).for_each(|flow| self.flows.open(&flow));
+    }
+
+    /// A tenant was seen: the first time it gets a shard of its own, while there is one.
+    pub(super) fn note_tenant(&mut self, now: Micros, tenant: &Tenant) {
+        let Some(assignment) = self.shards.seen(now, tenant) else { return };
+        let key = subject::registry_shard(&self.queue, tenant);
+        let entry = ShardEntry { tenant: assignment.tenant, shard: assignment.shard };
+        self.write("assign a shard", |bus| async move { bus.bucket(BUCKET_REGISTRY).await?.put(&key, &entry).await });
+    }
+
+    /// Makes the lanes of a fit when it is first met.
+    pub(super) fn ensure_lanes(&mut self, fit: &Fit) {
+        if self.upkeep.fits.contains(fit) {
+            return;
+        }
+        self.upkeep.fits.insert(fit.clone());
+        for lane in lanes_of(&self.queue, fit) {
+            if lane.kind == LaneKind::Plain {
+                self.clients.listen(&self.world.bus, &lane);
+            }
+            self.write("make a lane", |bus| async move { bus.ensure_lane(&lane).await });
+        }
+    }
+
+    fn write<F>(&mut self, what: &'static str, write: impl FnOnce(Bus) -> F)
+    where
+        F: Future<Output = Result<(), jetlane_bus::Error>> + Send + 'static,
+    {
+        let written = write(self.world.bus.clone());
+        self.works.push(Box::pin(async move { Carried::Beside(Beside::Written(what, written.await)) }));
+    }
+}
+
+/// All lanes of a fit.
+pub(super) fn lanes_of(queue: &jetlane_schemas::QueueName, fit: &Fit) -> Vec<Lane> {
+    let kinds = [LaneKind::Bundle, LaneKind::Plain];
+    let lane = |kind, priority| Lane { kind, queue: queue.clone(), priority, fit: fit.clone() };
+    kinds.into_iter().flat_map(|kind| Priority::ALL.map(|priority| lane(kind, priority))).collect()
+}
+
+/// What lies in these lanes. A lane that is missing has nothing.
+pub(super) async fn count(bus: &Bus, lanes: Vec<Lane>) -> Result<Vec<(Lane, Backlog)>, jetlane_bus::Error> {
+    futures::future::try_join_all(lanes.into_iter().map(|lane| async move {
+        let backlog = bus.backlog(STREAM_LANES, &lane.consumer()).await?;
+        Ok((lane, backlog.unwrap_or_default()))
+    }))
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_are_counted_only_when_nothing_moves_and_ever_more_seldom() {
+        let mut upkeep = Upkeep::new();
+        let start = Instant::now();
+        let at = |s: u64| start + Duration::from_secs(s);
+        assert!(!upkeep.is_count_due(start));
+        assert!(upkeep.is_count_due(at(2)));
+        assert!(!upkeep.is_count_due(at(3)));
+        assert!(upkeep.is_count_due(at(4)));
+        assert!(!upkeep.is_count_due(at(7)));
+        upkeep.moved();
+        assert!(!upkeep.is_count_due(at(100)));
+        assert!(upkeep.is_count_due(at(101)));
+    }
+}

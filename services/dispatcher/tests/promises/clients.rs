@@ -1,0 +1,137 @@
+//! Clients in any language: a plain lane, served by pulls alone.
+
+use crate::stage::{PATIENCE, QUIET, Stage, soon, task};
+use futures::StreamExt as _;
+use jetlane_bus::{Ack, Delivery, Pulled, Puller};
+use jetlane_schemas::subject::{STREAM_LANES, STREAM_TASKS};
+use jetlane_schemas::{Outcome, Priority, header};
+use std::time::Duration;
+
+async fn next(puller: &mut Puller, patience: Duration) -> Option<Delivery> {
+    if puller.outstanding() == 0 {
+        puller.ask(1, None).await.unwrap();
+    }
+    loop {
+        match tokio::time::timeout(patience, puller.next()).await.ok()? {
+            Pulled::Delivery(delivery) => return Some(delivery),
+            Pulled::Room => puller.ask(1, None).await.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_only_pulls_gets_its_task_as_json_with_headers() {
+    let stage = Stage::set().await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    let sequence = stage.publish("a.b", &[("x-user", "ada")], r#"{"n":1}"#).await;
+    let mut puller = stage.plain("pictures", Priority::Normal).await;
+    let delivery = next(&mut puller, PATIENCE).await.expect("a task comes");
+    assert_eq!(&delivery.body[..], br#"{"n":1}"#);
+    let headers = delivery.headers();
+    for (name, value) in [
+        (header::TASK_ID, format!("s{sequence}")),
+        (header::TASK_TYPE, "a.b".into()),
+        (header::QUEUE, "pictures".into()),
+        (header::RUN, "1".into()),
+        (header::ATTEMPT, "1".into()),
+        ("x-user", "ada".into()),
+    ] {
+        assert_eq!(headers.get(name), Some(value.as_str()), "{name}");
+    }
+    delivery.ack.settle().await.unwrap();
+    stage.until_holds(STREAM_TASKS, 0).await;
+    stage.until_holds(STREAM_LANES, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plain_lane_has_four_tasks_and_one_more_with_each_that_ends() {
+    let stage = Stage::set().await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    for _ in 0..12 {
+        stage.submit(&task("pictures", "a.b", Priority::Normal)).await;
+    }
+    let mut puller = stage.plain("pictures", Priority::Normal).await;
+    puller.ask(12, None).await.unwrap();
+    let mut held: Vec<Ack> = Vec::new();
+    while let Ok(Pulled::Delivery(delivery)) =
+        tokio::time::timeout(if held.is_empty() { PATIENCE } else { QUIET }, puller.next()).await
+    {
+        held.push(delivery.ack);
+    }
+    assert_eq!(held.len(), 4);
+    let mut ended = 0;
+    while let Some(ack) = held.pop() {
+        ack.settle().await.unwrap();
+        ended += 1;
+        if ended <= 8 {
+            let Ok(Pulled::Delivery(delivery)) = tokio::time::timeout(PATIENCE, puller.next()).await else {
+                panic!("no task after {ended} had ended");
+            };
+            held.push(delivery.ack);
+        }
+    }
+    assert_eq!(ended, 12);
+    stage.until_holds(STREAM_TASKS, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_pulls_any_more_is_taken_back_and_runs_elsewhere() {
+    let stage = Stage::set().await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    let mut puller = stage.plain("pictures", Priority::Normal).await;
+    let tasks = [0, 1, 2].map(|_| task("pictures", "a.b", Priority::Normal));
+    for task in &tasks {
+        stage.submit(task).await;
+    }
+    // It takes one, and is never heard of again: two lie in its lane.
+    let delivery = next(&mut puller, PATIENCE).await.expect("a task comes");
+    delivery.ack.settle().await.unwrap();
+    drop(puller);
+    let mut taker = stage.taker("pictures").await;
+    let mut taken = taker.take(2, 2).await;
+    taken.sort_by(|a, b| a.id.cmp(&b.id));
+    assert_eq!(taken.iter().map(|task| &task.id).collect::<Vec<_>>(), [&tasks[1].id, &tasks[2].id]);
+    assert!(taken.iter().all(|task| task.run == 2 && task.attempts == 0 && task.suspect));
+    stage.until_holds(STREAM_LANES, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_is_given_up_by_the_server_fails_and_is_kept() {
+    let stage = Stage::set().await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    let mut puller = stage.plain("pictures", Priority::Normal).await;
+    let task = task("pictures", "a.b", Priority::Normal);
+    stage.submit(&task).await;
+    for _ in 0..jetlane_bus::flows::PLAIN_DELIVERIES_MAX {
+        let delivery = next(&mut puller, PATIENCE).await.expect("it comes again");
+        delivery.ack.give_back(Duration::ZERO).await.unwrap();
+    }
+    let done = stage.completion("a.b", task.id.as_str()).await;
+    assert_eq!(done.outcome, Outcome::Failed);
+    assert_eq!(done.failure().unwrap().code, "deliveries");
+    assert_eq!(stage.dead_letter("pictures", "a.b", task.id.as_str()).await.payload, task.payload);
+    soon(stage.until_holds(STREAM_LANES, 0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_a_client_terminates_fails_and_is_kept() {
+    let stage = Stage::set().await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    let _lane = stage.plain("pictures", Priority::Normal).await;
+    let task = task("pictures", "a.b", Priority::Normal);
+    stage.submit(&task).await;
+    // As a client of its own would: with nothing but a NATS library.
+    let client = async_nats::connect(stage.server.url()).await.unwrap();
+    let jetstream = async_nats::jetstream::new(client.clone());
+    let consumer: async_nats::jetstream::consumer::PullConsumer =
+        jetstream.get_consumer_from_stream("lane-pictures-normal-any", STREAM_LANES).await.unwrap();
+    let mut messages = consumer.batch().max_messages(1).expires(PATIENCE).messages().await.unwrap();
+    let message = soon(messages.next()).await.expect("a task comes").unwrap();
+    client.publish(message.reply.clone().unwrap(), "+TERM no such picture".into()).await.unwrap();
+    let done = stage.completion("a.b", task.id.as_str()).await;
+    assert_eq!(done.outcome, Outcome::Failed);
+    assert!(done.failure().unwrap().message.contains("no such picture"));
+    assert_eq!(stage.dead_letter("pictures", "a.b", task.id.as_str()).await.payload, task.payload);
+    soon(stage.until_holds(STREAM_LANES, 0)).await;
+}

@@ -1,0 +1,137 @@
+//! A dispatcher that ends in the middle of its work: nothing is lost, and the next one leads.
+
+use crate::stage::{PATIENCE, QUIET, Stage, task};
+use jetlane_dispatcher::Config;
+use jetlane_schemas::subject::{STREAM_LANES, STREAM_TASKS};
+use jetlane_schemas::{Priority, TaskId};
+use std::collections::BTreeMap;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+const TASKS: usize = 300;
+
+async fn submit(stage: &Stage, count: usize) -> Vec<TaskId> {
+    let mut ids = Vec::new();
+    for n in 0..count {
+        let task = task("pictures", "a.b", Priority::ALL[n % 4]);
+        stage.submit(&task).await;
+        ids.push(task.id);
+    }
+    ids.sort();
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_vanishes_loses_nothing_and_what_it_had_read_is_suspect() {
+    let mut stage = Stage::set().await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    let sent = submit(&stage, TASKS).await;
+    let mut taker = stage.taker("pictures").await;
+    let mut taken = taker.take(TASKS / 3, 8).await;
+    stage.crash().await;
+    let crashed_at = tokio::time::Instant::now();
+    stage.start(Config::default()).await;
+    // What lies in the lanes comes from the leader that is gone; then the next one's.
+    let (first, delivery) = loop {
+        let (task, delivery) = taker.next(8, PATIENCE).await.expect("a task comes");
+        if task.suspect {
+            break (task, delivery);
+        }
+        taker.settle(delivery).await;
+        taken.push(task);
+    };
+    let gap = crashed_at.elapsed();
+    taker.settle(delivery).await;
+    assert!(gap < Duration::from_secs(4), "the queue stood still for {gap:?}");
+    taken.push(first);
+    taken.extend(taker.take_all(8).await);
+    let mut ids: Vec<_> = taken.into_iter().map(|task| task.id).collect();
+    ids.sort();
+    assert_eq!(ids, sent, "each task came once");
+    stage.until_holds(STREAM_TASKS, 0).await;
+    stage.until_holds(STREAM_LANES, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_drains_gives_back_what_it_holds() {
+    let mut stage = Stage::set().await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    let sent = submit(&stage, 40).await;
+    let mut taker = stage.taker("pictures").await;
+    let mut taken = taker.take(10, 4).await;
+    stage.drain().await;
+    stage.start(Config::default()).await;
+    taken.extend(taker.take_all(4).await);
+    let mut ids: Vec<_> = taken.into_iter().map(|task| task.id).collect();
+    ids.sort();
+    assert_eq!(ids, sent);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_dispatcher_takes_over_and_two_at_once_dispatch_nothing_twice() {
+    let mut stage = Stage::set().await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    stage.start_another(Config::default()).await;
+    let sent = submit(&stage, 60).await;
+    let mut taker = stage.taker("pictures").await;
+    let mut taken = taker.take(20, 4).await;
+    stage.crash().await;
+    taken.extend(taker.take_all(4).await);
+    let mut ids: Vec<_> = taken.into_iter().map(|task| task.id).collect();
+    ids.sort();
+    assert_eq!(ids, sent);
+}
+
+/// A dispatcher as a process of its own, that crashes at a named point.
+struct Process(Child);
+
+impl Process {
+    fn start(url: &str, failpoints: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_jetlane-dispatcher"));
+        command.env("NATS_URL", url).env("FAILPOINTS", failpoints).env_remove("OTEL_EXPORTER_OTLP_ENDPOINT");
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the dispatcher starts"))
+    }
+
+    async fn ended(&mut self) -> bool {
+        let child = &mut self.0;
+        tokio::task::block_in_place(|| child.wait()).expect("it ends").success()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_between_publish_and_ack_loses_nothing_and_runs_nothing_twice() {
+    let stage = Stage::without_dispatcher(&Config::default()).await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    let sent = submit(&stage, 60).await;
+    let mut taker = stage.taker("pictures").await;
+    let mut counts: BTreeMap<TaskId, usize> = BTreeMap::new();
+    for _ in 0..3 {
+        // Some pass; then the process crashes with a task stored in its lane and its source not acknowledged.
+        let mut process = Process::start(&stage.server.url(), "dispatcher::between-publish-and-ack=7*off->return");
+        let crashed = tokio::spawn(async move { !process.ended().await });
+        while !crashed.is_finished() {
+            if let Some((task, delivery)) = taker.next(4, Duration::from_millis(200)).await {
+                taker.settle(delivery).await;
+                *counts.entry(task.id).or_default() += 1;
+            }
+        }
+        assert!(crashed.await.unwrap(), "it ended well: the crash was not reached");
+    }
+    assert!(counts.len() < sent.len(), "the crashes came too late to matter");
+    let _process = Process::start(&stage.server.url(), "");
+    while let Some((task, delivery)) = taker.next(4, if counts.len() < sent.len() { PATIENCE } else { QUIET }).await {
+        taker.settle(delivery).await;
+        *counts.entry(task.id).or_default() += 1;
+    }
+    assert_eq!(counts.keys().cloned().collect::<Vec<_>>(), sent, "a task was lost");
+    // Inside the window of deduplication the message id keeps the second dispatch out.
+    assert!(counts.values().all(|times| *times == 1), "dispatched twice: {counts:?}");
+    stage.until_holds(STREAM_TASKS, 0).await;
+}

@@ -1,0 +1,9 @@
+//! What the dispatcher promises, on a real nats-server.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod clients;
+mod crash;
+mod flow;
+mod refusals;
+mod stage;

@@ -1,0 +1,268 @@
+//! A real nats-server with a dispatcher on it, and the least that submits to it and takes from it.
+
+use jetlane_bus::local::{self, Binary, Options, Server};
+use jetlane_bus::publish::Expect;
+use jetlane_bus::{Bus, Connect, Delivery, Outgoing, Pulled, Puller, clock};
+use jetlane_dispatcher::Config;
+use jetlane_schemas::frame::{self, Credit};
+use jetlane_schemas::subject::{self, BUCKET_REGISTRY, Lane, LaneKind, STREAM_DEAD, STREAM_LANES};
+use jetlane_schemas::{Completion, Fit, Headers, Priority, QueueName, Shard, TaskEvent, TaskId, TaskType};
+use std::time::Duration;
+use tokio::sync::OnceCell;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// How long anything may take before it counts as stuck.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long nothing may come for the stage to believe that nothing will.
+pub(crate) const QUIET: Duration = Duration::from_millis(400);
+
+static BINARY: OnceCell<Binary> = OnceCell::const_new();
+
+/// A server, a dispatcher and a connection of the test's own.
+pub(crate) struct Stage {
+    pub(crate) server: Server,
+    pub(crate) bus: Bus,
+    pub(crate) drain: CancellationToken,
+    dispatcher: Option<JoinHandle<()>>,
+    others: JoinSet<()>,
+}
+
+pub(crate) async fn server() -> Server {
+    let binary = BINARY
+        .get_or_init(|| async { local::find(|said| eprintln!("{said}")).await.expect("a nats-server is found") })
+        .await;
+    Server::start(binary, Options::default()).await.expect("the server starts")
+}
+
+pub(crate) async fn connect(url: &str) -> Bus {
+    Bus::connect(&Connect::to(url, "stage")).await.expect("connects")
+}
+
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("it happens in time")
+}
+
+impl Stage {
+    pub(crate) async fn set() -> Self {
+        Self::with(Config::default()).await
+    }
+
+    pub(crate) async fn with(config: Config) -> Self {
+        let mut stage = Self::without_dispatcher(&config).await;
+        stage.start(config).await;
+        stage
+    }
+
+    /// Streams and nobody who reads them.
+    pub(crate) async fn without_dispatcher(config: &Config) -> Self {
+        let server = server().await;
+        let bus = connect(&server.url()).await;
+        bus.ensure(&config.streams).await.expect("streams are made");
+        Self { server, bus, drain: CancellationToken::new(), dispatcher: None, others: JoinSet::new() }
+    }
+
+    pub(crate) async fn start(&mut self, config: Config) {
+        let bus = connect(&self.server.url()).await;
+        let drain = self.drain.clone();
+        self.dispatcher =
+            Some(tokio::spawn(async move { jetlane_dispatcher::run(bus, config, drain).await.expect("it runs") }));
+    }
+
+    /// Starts a dispatcher beside the one that runs.
+    pub(crate) async fn start_another(&mut self, config: Config) {
+        let (bus, drain) = (connect(&self.server.url()).await, self.drain.clone());
+        self.others.spawn(async move { jetlane_dispatcher::run(bus, config, drain).await.expect("it runs") });
+    }
+
+    /// Ends the dispatcher in the middle of whatever it does.
+    pub(crate) async fn crash(&mut self) {
+        if let Some(dispatcher) = self.dispatcher.take() {
+            dispatcher.abort();
+            let _ended = dispatcher.await;
+        }
+    }
+
+    /// Ends the dispatcher as a signal does.
+    pub(crate) async fn drain(&mut self) {
+        self.drain.cancel();
+        if let Some(dispatcher) = self.dispatcher.take() {
+            soon(dispatcher).await.expect("it ends well");
+        }
+        self.drain = CancellationToken::new();
+    }
+
+    pub(crate) async fn announce(&self, task_type: &str, json: &str) {
+        let value: serde_json::Value = serde_json::from_str(json).expect("JSON");
+        let key = subject::registry_type(&task_type.parse().expect("a type"));
+        self.bus.bucket(BUCKET_REGISTRY).await.expect("a registry").put(&key, &value).await.expect("announced");
+    }
+
+    /// Publishes as any client does; the sequence of its message.
+    pub(crate) async fn publish(&self, task_type: &str, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) -> u64 {
+        let task_type: TaskType = task_type.parse().expect("a type");
+        let headers = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        self.store(subject::submit(&task_type), headers, body.into(), None).await
+    }
+
+    /// Publishes as the sdk does.
+    pub(crate) async fn submit(&self, task: &TaskEvent) {
+        let body = frame::encode_bundle(std::slice::from_ref(task)).expect("encodes");
+        let subject = subject::task(&task.queue, task.priority, task.shard);
+        self.store(subject, Headers::new(), body, Some(task.message_id("task"))).await;
+    }
+
+    pub(crate) async fn store(
+        &self,
+        subject: String,
+        headers: Headers,
+        body: Vec<u8>,
+        message_id: Option<String>,
+    ) -> u64 {
+        let out =
+            Outgoing { subject: subject.clone(), headers, body: body.into(), message_id, expect: Expect::Anything };
+        self.bus.publish(out).await.expect("an answer").or_refused(&subject).expect("stored")
+    }
+
+    /// The completion of a task, once there is one.
+    pub(crate) async fn completion(&self, task_type: &str, id: &str) -> Completion {
+        let (task_type, id): (TaskType, TaskId) = (task_type.parse().expect("a type"), id.parse().expect("an id"));
+        soon(async {
+            loop {
+                if let Some(done) = self.bus.read_done(&task_type, &id).await.expect("DONE is read") {
+                    return done;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+    }
+
+    /// The dead letter of a task, once there is one.
+    pub(crate) async fn dead_letter(&self, queue: &str, task_type: &str, id: &str) -> TaskEvent {
+        let (queue, task_type) = (queue.parse().expect("a queue"), task_type.parse().expect("a type"));
+        let subject = subject::dead(&queue, &task_type, &id.parse().expect("an id"));
+        soon(async {
+            loop {
+                if let Some(task) = self.bus.read_dead(&subject).await.expect("DEAD is read") {
+                    return task;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+    }
+
+    pub(crate) async fn dead_letters(&self) -> u64 {
+        self.bus.subject_counts(STREAM_DEAD, ">").await.expect("counted").values().sum()
+    }
+
+    /// Waits until a stream holds so many messages.
+    pub(crate) async fn until_holds(&self, stream: &str, count: u64) {
+        soon(async {
+            while self.bus.subject_counts(stream, ">").await.expect("counted").values().sum::<u64>() != count {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    /// Somebody who takes bundles from a queue's lanes.
+    pub(crate) async fn taker(&self, queue: &str) -> Taker {
+        let queue: QueueName = queue.parse().expect("a queue");
+        let mut pullers = Vec::new();
+        for priority in Priority::ALL {
+            let lane = Lane { kind: LaneKind::Bundle, queue: queue.clone(), priority, fit: Fit::default() };
+            self.bus.ensure_lane(&lane).await.expect("a lane");
+            pullers.push(self.bus.puller(STREAM_LANES, &lane.consumer()).await.expect("a puller"));
+        }
+        let name = TaskId::generate().to_string();
+        Taker { bus: self.bus.clone(), queue, pullers, name, taken: 0, settled: 0 }
+    }
+
+    /// A puller of a plain lane.
+    pub(crate) async fn plain(&self, queue: &str, priority: Priority) -> Puller {
+        let queue = queue.parse().expect("a queue");
+        let lane = Lane { kind: LaneKind::Plain, queue, priority, fit: Fit::default() };
+        self.bus.ensure_lane(&lane).await.expect("a lane");
+        self.bus.puller(STREAM_LANES, &lane.consumer()).await.expect("a puller")
+    }
+}
+
+/// The least that an executor is to the dispatcher: it tells credit and takes bundles.
+pub(crate) struct Taker {
+    bus: Bus,
+    queue: QueueName,
+    pullers: Vec<Puller>,
+    name: String,
+    taken: u64,
+    settled: u64,
+}
+
+impl Taker {
+    pub(crate) async fn tell(&self, capacity: u32) {
+        let (taken, settled) = (self.taken, self.settled);
+        let credit = Credit { executor: self.name.clone(), capacity, taken, settled, fits: vec!["any".into()] };
+        let frame = credit.encode().expect("encodes");
+        self.bus.send(subject::credit(&self.queue), Headers::new(), frame.into()).await.expect("sent");
+        self.bus.flush().await.expect("flushed");
+    }
+
+    /// The next message of any lane, while it tells its credit again and again as executors do; `None` once
+    /// nothing has come for so long.
+    pub(crate) async fn next(&mut self, capacity: u32, quiet: Duration) -> Option<(TaskEvent, Delivery)> {
+        let end = tokio::time::Instant::now() + quiet;
+        loop {
+            self.tell(capacity).await;
+            for puller in &mut self.pullers {
+                if puller.outstanding() == 0 {
+                    puller.ask(1, None).await.expect("asked");
+                }
+            }
+            let turn = futures::future::select_all(self.pullers.iter_mut().map(|puller| Box::pin(puller.next())));
+            let pause = (tokio::time::Instant::now() + Duration::from_millis(100)).min(end);
+            if let Ok((Pulled::Delivery(delivery), ..)) = tokio::time::timeout_at(pause, turn).await {
+                let task = frame::decode_bundle(&delivery.body).expect("a bundle").remove(0);
+                self.taken += 1;
+                return Some((task, delivery));
+            }
+            if tokio::time::Instant::now() >= end {
+                return None;
+            }
+        }
+    }
+
+    pub(crate) async fn settle(&mut self, delivery: Delivery) {
+        assert!(delivery.ack.settle_confirmed().await, "the ack is answered");
+        self.settled += 1;
+    }
+
+    /// Takes and settles until nothing has come for a while; the tasks in the order in which they came.
+    pub(crate) async fn take_all(&mut self, capacity: u32) -> Vec<TaskEvent> {
+        let mut tasks = Vec::new();
+        while let Some((task, delivery)) = self.next(capacity, if tasks.is_empty() { PATIENCE } else { QUIET }).await {
+            self.settle(delivery).await;
+            tasks.push(task);
+        }
+        tasks
+    }
+
+    /// Takes and settles so many.
+    pub(crate) async fn take(&mut self, count: usize, capacity: u32) -> Vec<TaskEvent> {
+        let mut tasks = Vec::new();
+        while tasks.len() < count {
+            let (task, delivery) = self.next(capacity, PATIENCE).await.expect("a task comes");
+            self.settle(delivery).await;
+            tasks.push(task);
+        }
+        tasks
+    }
+}
+
+/// A task as the sdk makes it.
+pub(crate) fn task(queue: &str, task_type: &str, priority: Priority) -> TaskEvent {
+    let (queue, task_type) = (queue.parse().expect("a queue"), task_type.parse().expect("a type"));
+    let mut task = TaskEvent::new(TaskId::generate(), task_type, queue, clock::now(), b"{}".to_vec());
+    (task.priority, task.shard) = (priority, Shard::default());
+    task
+}

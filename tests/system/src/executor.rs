@@ -1,0 +1,73 @@
+//! An executor to kill, to stop and to let die. It says on standard output which runs began; a line on
+//! standard input lets one of them end; it ends by itself once standard input is closed.
+
+use jetlane::{Client, Ctx, Executor, State, Task, TaskError, TaskOptions};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::error::Error;
+use std::io::Write as _;
+use std::sync::Arc;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::sync::Semaphore;
+
+/// Runs until a line comes on standard input.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+struct Held {
+    text: String,
+}
+
+impl Task for Held {
+    const TYPE: &'static str = "test.held";
+    type Output = String;
+}
+
+async fn held(task: Held, ctx: Ctx, State(lines): State<Arc<Semaphore>>) -> Result<String, TaskError> {
+    tell(&format!("began {} {}", task.text, ctx.attempt()))?;
+    lines.acquire().await?.forget();
+    Ok("by the process".into())
+}
+
+/// Takes its process down with it.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+struct Deadly {}
+
+impl Task for Deadly {
+    const TYPE: &'static str = "test.deadly";
+    type Output = ();
+
+    fn options() -> TaskOptions {
+        TaskOptions { retries: 1, ..TaskOptions::default() }
+    }
+}
+
+async fn deadly(_: Deadly, ctx: Ctx) -> Result<(), TaskError> {
+    tell(&format!("began deadly {}", ctx.attempt()))?;
+    std::process::abort()
+}
+
+fn tell(line: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+async fn read_lines(permits: Arc<Semaphore>) {
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while let Ok(Some(_)) = lines.next_line().await {
+        permits.add_permits(1);
+    }
+    // Whoever started this process is gone.
+    std::process::exit(0)
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let client = Client::connect(std::env::var("NATS_URL")?).await?;
+    let permits = Arc::new(Semaphore::new(0));
+    tokio::spawn(read_lines(Arc::clone(&permits)));
+    let slots = std::env::var("SLOTS").ok().and_then(|slots| slots.parse().ok()).unwrap_or(4);
+    Executor::new(&client, "tests").state(permits).slots(slots).task(held).task(deadly).run().await?;
+    tell("drained")?;
+    // The reader of standard input would keep the runtime waiting.
+    std::process::exit(0)
+}

@@ -1,0 +1,198 @@
+//! Promise: headers that are wrong are refused by the name of the option, harmless ones are passed
+//! over, and hostile ones harm nobody.
+
+use crate::outsider::{Outsider, header, json};
+use crate::tasks::{Echo, echo};
+use crate::waits::{announced, drained};
+use jetlane::{Executor, Task};
+use jetlane_testkit::{Kit, soon};
+
+const DOOR: &str = "jetlane.submit.test.echo";
+
+async fn serving() -> (Kit, Outsider) {
+    let kit = Kit::start().await;
+    kit.serve(Executor::new(kit.client(), "tests").task(echo));
+    announced(&kit, Echo::TYPE).await;
+    let outsider = Outsider::connect(&kit.url()).await;
+    (kit, outsider)
+}
+
+/// A task that was submitted before and after is served as ever.
+async fn others_are_served(kit: &Kit) {
+    let handle = kit.client().submit(Echo { text: "other".into() }).await.expect("accepted");
+    assert_eq!(soon(handle.into_future()).await.expect("succeeds"), "other");
+}
+
+async fn is_rejected(outsider: &Outsider, headers: &[(&str, &str)], option: &str) {
+    let (sequence, _) = outsider.publish(DOOR, headers, r#"{"text":"x"}"#).await;
+    let id = format!("s{sequence}");
+    let done = outsider.completion(Echo::TYPE, &id).await;
+    let shown: String = format!("{headers:?}").chars().take(200).collect();
+    assert_eq!(header(&done, "ce-jetlaneoutcome"), "rejected", "{shown}");
+    let failure = json(&done);
+    assert_eq!(failure["code"], "option", "{shown}: {failure}");
+    let message = failure["message"].as_str().expect("text");
+    assert!(message.starts_with(option), "{shown}: {message}");
+    outsider.dead_letter("tests", Echo::TYPE, &id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_option_out_of_range_is_rejected_by_its_name_and_kept() {
+    let (kit, outsider) = serving().await;
+    let long = "x".repeat(257);
+    for (name, value, option) in [
+        ("ce-jetlanepriority", "urgent", "priority"),
+        ("ce-jetlanepriority", "", "priority"),
+        ("ce-jetlanedelayms", "-1", "delay"),
+        ("ce-jetlanedelayms", "soon", "delay"),
+        ("ce-jetlanedelayms", "99999999999999999999999", "delay"),
+        ("ce-jetlanedelayms", "31536000001", "delay"),
+        ("ce-jetlaneretries", "101", "retries"),
+        ("ce-jetlaneretries", "4294967296", "retries"),
+        ("ce-jetlanetimeoutms", "0", "timeout"),
+        ("ce-jetlanetimeoutms", "86400001", "timeout"),
+        ("ce-jetlanedeadline", "tomorrow", "deadline"),
+        ("ce-jetlanetenant", long.as_str(), "tenant"),
+        ("ce-jetlanetenant", "a%01b", "tenant"),
+        ("ce-jetlanekey", long.as_str(), "key"),
+        ("ce-jetlanekey", "a%0d%0ab", "key"),
+        ("ce-jetlaneparent", "a.b", "parent"),
+        ("ce-jetlaneparent", "%2A", "parent"),
+        ("ce-datacontenttype", "text/plain", "datacontenttype"),
+        ("ce-jetlanecallbacks", "{}", "callbacks"),
+        ("ce-jetlanecallbacks", "[", "callbacks"),
+        ("ce-jetlanecallbacks", r#"[{"kind":"subject","subject":"jetlane.submit.test.echo"}]"#, "callbacks"),
+        ("ce-jetlanecallbacks", r#"[{"kind":"subject","subject":"$JS.API.STREAM.DELETE.JETLANE_TASKS"}]"#, "callbacks"),
+        ("ce-jetlanecallbacks", r#"[{"kind":"subject","subject":"a.>"}]"#, "callbacks"),
+        ("ce-jetlanecallbacks", r#"[{"kind":"task","task_type":"a.*"}]"#, "callbacks"),
+    ] {
+        is_rejected(&outsider, &[(name, value)], option).await;
+    }
+    others_are_served(&kit).await;
+    drained(kit.client().bus(), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rejected_tasks_bad_callbacks_are_not_carried_on() {
+    let (kit, outsider) = serving().await;
+    let bad = r#"[{"kind":"subject","subject":"jetlane.submit.test.echo"}]"#;
+    let (sequence, _) = outsider.publish(DOOR, &[("ce-jetlanecallbacks", bad)], r#"{"text":"x"}"#).await;
+    let done = outsider.completion(Echo::TYPE, &format!("s{sequence}")).await;
+    assert_eq!(header(&done, "ce-jetlaneoutcome"), "rejected");
+    assert_eq!(header(&done, "ce-jetlanecallbacks"), "");
+    others_are_served(&kit).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_for_the_handler_are_bounded_and_hold_no_control_characters() {
+    let (kit, outsider) = serving().await;
+    let large = "h".repeat(17 * 1024);
+    is_rejected(&outsider, &[("x-large", &large)], "headers").await;
+    is_rejected(&outsider, &[("x-control", "a\u{1}b")], "headers").await;
+    is_rejected(&outsider, &[("x-control", "a\u{7f}b")], "headers").await;
+    let names: Vec<String> = (0..33).map(|number| format!("x-{number}")).collect();
+    let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "v")).collect();
+    is_rejected(&outsider, &many, "headers").await;
+    others_are_served(&kit).await;
+    drained(kit.client().bus(), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_harmless_is_passed_over() {
+    let (kit, outsider) = serving().await;
+    let long = "a".repeat(100_000);
+    for headers in [
+        &[("traceparent", "junk")][..],
+        &[("traceparent", "00-00000000000000000000000000000000-0000000000000000-00")],
+        &[("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), ("tracestate", long.as_str())],
+        &[("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), ("tracestate", "a=\u{1}")],
+        &[("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), ("tracestate", "ü=\u{202e}")],
+        &[("ce-jetlanetenant", "%zz%4")],
+        &[("ce-jetlanetenant", "%ff%fe")],
+        &[("ce-unknown", "1"), ("ce-jetlanefuture", "yes")],
+        &[("ce-unknown", long.as_str())],
+        &[("ce-specversion", "0.3"), ("ce-type", "")],
+        &[("ce-time", "yesterday"), ("ce-source", "not a uri %")],
+        &[("content-type", "text/plain")],
+        &[("Ce-JetlanePriority", "high"), ("CE-JETLANERETRIES", " 2 ")],
+        &[("X-User", "ada"), ("x-user", "eve"), ("X-USER", "")],
+    ] {
+        let (sequence, _) = outsider.publish(DOOR, headers, r#"{"text":"x"}"#).await;
+        let done = outsider.completion(Echo::TYPE, &format!("s{sequence}")).await;
+        let shown: String = format!("{headers:?}").chars().take(200).collect();
+        assert_eq!((header(&done, "ce-jetlaneoutcome"), json(&done).as_str()), ("succeeded", Some("x")), "{shown}");
+    }
+    drained(kit.client().bus(), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_that_fill_a_message_to_its_limit_are_refused_and_do_not_come_again_for_ever() {
+    let (kit, outsider) = serving().await;
+    let limit = kit.client().bus().body_bytes_max();
+    let max_payload = kit.client().bus().server().max_payload;
+    let largest = format!(r#"{{"text":"{}"}}"#, "x".repeat(limit - 11));
+    let fill = "f".repeat(max_payload - limit - 64);
+    // Each `%` would take three bytes if it were escaped once more.
+    let swelling = format!(r#"[{{"kind":"webhook","endpoint":"{}"}}]"#, "%".repeat(max_payload / 2));
+    for (headers, body) in [
+        (vec![("x-fill", fill.as_str())], largest.as_str()),
+        (vec![("ce-jetlanekey", fill.as_str())], largest.as_str()),
+        (vec![("ce-jetlanecallbacks", swelling.as_str())], r#"{"text":"x"}"#),
+        (vec![("ce-jetlanetenant", swelling.as_str())], r#"{"text":"x"}"#),
+        (vec![("ce-id", swelling.as_str()), ("ce-jetlanepriority", "urgent")], r#"{"text":"x"}"#),
+    ] {
+        let (sequence, _) = outsider.publish(DOOR, &headers, body.to_owned()).await;
+        let gone = async || kit.client().bus().read_sequence("JETLANE_TASKS", sequence).await.expect("reads").is_none();
+        crate::waits::until(gone).await;
+        others_are_served(&kit).await;
+    }
+    let dead = kit.client().bus().subject_counts("JETLANE_DEAD", "jetlane.dead.>").await.expect("counts");
+    assert_eq!(dead.len(), 5, "each has its dead letter: {dead:?}");
+    drained(kit.client().bus(), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_structured_event_that_is_none_is_rejected() {
+    let (kit, outsider) = serving().await;
+    let structured = [("Content-Type", "application/cloudevents+json; charset=utf-8")];
+    for body in [
+        "",
+        "nope",
+        "[]",
+        r#"{"specversion":"1.0"}"#,
+        r#"{"id":""}"#,
+        r#"{"id":"1","source":"/s","subject":{"a":1},"data":{"text":"x"}}"#,
+        r#"{"id":"1","source":"/s","data_base64":"e30="}"#,
+    ] {
+        let (sequence, _) = outsider.publish(DOOR, &structured, body).await;
+        let sent = async || kit.client().bus().read_sequence("JETLANE_TASKS", sequence).await.expect("reads").is_none();
+        crate::waits::until(sent).await;
+    }
+    let dead = kit.client().bus().subject_counts("JETLANE_DEAD", "jetlane.dead.>").await.expect("counts");
+    assert!(!dead.is_empty(), "{dead:?}");
+    others_are_served(&kit).await;
+    drained(kit.client().bus(), &[]).await;
+}
+
+/// Header blocks that the server stores and delivers, and that no library would write.
+const BLOCKS: [(&str, &[u8]); 8] = [
+    ("a status of the server's own", b"NATS/1.0 409 Consumer Deleted\r\n\r\n"),
+    ("the end of a pull", b"NATS/1.0 404 No Messages\r\n\r\n"),
+    ("a sign of life", b"NATS/1.0 100 Idle Heartbeat\r\n\r\n"),
+    ("a carriage return in a trace", b"NATS/1.0\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\ntracestate: a=b\rc: d\r\n\r\n"),
+    ("a name with a blank", b"NATS/1.0\r\nx bad: 1\r\n\r\n"),
+    ("a line without a colon", b"NATS/1.0\r\nnonsense\r\n\r\n"),
+    ("bytes that are no text", b"NATS/1.0\r\nx-user: \xff\xfe\r\n\r\n"),
+    ("no version", b"HTTP/1.1\r\nx: y\r\n\r\n"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_header_block_that_no_library_writes_harms_nobody_and_does_not_come_again_for_ever() {
+    let (kit, outsider) = serving().await;
+    for (what, block) in BLOCKS {
+        eprintln!("{what}");
+        outsider.publish_bytes(DOOR, block, br#"{"text":"x"}"#).await;
+        others_are_served(&kit).await;
+    }
+    drained(kit.client().bus(), &[]).await;
+}
