@@ -101,7 +101,14 @@ impl TraceContext {
         match headers.get(header::TRACEPARENT) {
             Some(traceparent) if is_traceparent(traceparent) => Self {
                 traceparent: traceparent.to_owned(),
-                tracestate: headers.get(header::TRACESTATE).unwrap_or_default().chars().take(512).collect(),
+                // Printable ASCII (3.3.1.3.2); what is not could not be sent on as a header.
+                tracestate: headers
+                    .get(header::TRACESTATE)
+                    .filter(|state| state.bytes().all(|b| b.is_ascii_graphic() || b == b' ' || b == b'\t'))
+                    .unwrap_or_default()
+                    .chars()
+                    .take(512)
+                    .collect(),
             },
             _ => Self::default(),
         }

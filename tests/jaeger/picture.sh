@@ -9,7 +9,7 @@
 set -euo pipefail
 
 # In the pixels of the page: all spans of the trace, and what is read beside them.
-readonly WIDTH=1600 HEIGHT=900
+readonly WIDTH=1600 HEIGHT=740
 # How long the page may take to load and draw, in milliseconds of its own clock.
 readonly DRAWN_WITHIN=15000
 readonly TEST=trace::jaeger_finds_the_trace_by_its_id_and_by_every_service
@@ -55,6 +55,6 @@ mkdir -p "$(dirname "$picture")"
 "$chromium" --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
     --disable-component-update --disable-sync --hide-scrollbars --user-data-dir="$work/profile" \
     --window-size="$WIDTH,$HEIGHT" --virtual-time-budget="$DRAWN_WITHIN" --screenshot="$work/trace.png" \
-    "$page?uiEmbed=v0&uiTimelineHideMinimap=0" >"$work/chromium.log" 2>&1 || { tail -n 20 "$work/chromium.log" >&2; exit 1; }
+    "$page" >"$work/chromium.log" 2>&1 || { tail -n 20 "$work/chromium.log" >&2; exit 1; }
 mv "$work/trace.png" "$picture"
 say "$page is $picture ($(stat -c %s "$picture") bytes)"

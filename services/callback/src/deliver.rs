@@ -255,7 +255,7 @@ fn span(parcel: &Parcel) -> Span {
         Callback::Subject { .. } => ("subject", "", "producer"),
         Callback::Task { task_type, .. } => ("task", task_type.as_str(), "internal"),
     };
-    tracing::info_span!(
+    let span = tracing::info_span!(
         target: "jetlane::span",
         "callback",
         otel.name = format!("callback {kind} {what}").trim_end(),
@@ -264,9 +264,22 @@ fn span(parcel: &Parcel) -> Span {
         jetlane.task.type = %parcel.completion.task_type,
         jetlane.task.outcome = %parcel.completion.outcome,
         jetlane.callback.kind = kind,
-        jetlane.callback.index = parcel.index,
-        jetlane.callback.delivery = parcel.in_vain.saturating_add(1),
-    )
+        jetlane.callback.index = i64::try_from(parcel.index).unwrap_or(i64::MAX),
+        jetlane.callback.delivery = i64::from(parcel.in_vain) + 1,
+    );
+    match parcel.callback() {
+        // OpenTelemetry's messaging conventions. The subject may be the submitter's own: not in the name.
+        Callback::Subject { subject } if !span.is_disabled() => {
+            trace::set_attribute(&span, "messaging.system", "nats");
+            trace::set_attribute(&span, "messaging.operation.name", "callback");
+            trace::set_attribute(&span, "messaging.operation.type", "send");
+            trace::set_attribute(&span, "messaging.destination.name", subject.clone());
+            trace::set_attribute(&span, "messaging.message.id", parcel.id());
+        }
+        Callback::Webhook { .. } => trace::set_attribute(&span, "http.request.method", "POST"),
+        Callback::Subject { .. } | Callback::Task { .. } => {}
+    }
+    span
 }
 
 /// The context to go on with; the completion's own where this process does not trace.

@@ -45,7 +45,7 @@ pub async fn run(frame: Frame, settings: Settings) -> Result<(), Error> {
         when_absent: WhenAbsent::Wait,
     };
     let client = tokio::select! {
-        client = Client::connect_with(&connect) => client.map_err(Error::Connect)?,
+        client = Client::connect_with(&connect) => client.map_err(|error| Error::Connect(Box::new(error)))?,
         () = frame.drain.cancelled() => return Ok(()),
     };
     serve(client, endpoints, Arc::new(Counts::default()), frame.health, frame.drain).await

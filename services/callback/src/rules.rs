@@ -137,9 +137,9 @@ mod tests {
         // 1994-11-06 08:49:37 is the date of RFC 9110's example.
         let now = at(784_111_777 - 600);
         for (code, asked, expected) in [
-            (429, "3600", Duration::from_secs(1 * 60 * 60)),
-            (503, "3600", Duration::from_secs(1 * 60 * 60)),
-            (503, " 60 ", Duration::from_secs(1 * 60)),
+            (429, "3600", Duration::from_secs(60 * 60)),
+            (503, "3600", Duration::from_secs(60 * 60)),
+            (503, " 60 ", Duration::from_secs(60)),
             (503, "Sun, 06 Nov 1994 08:49:37 GMT", Duration::from_secs(10 * 60)),
             (429, "99999999999", RETRY_AFTER_MAX),
             (429, "1", PAUSES[0]),

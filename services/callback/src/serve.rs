@@ -44,7 +44,7 @@ pub enum Error {
     Configure(#[source] crate::endpoint::Invalid),
     /// The broker cannot be reached, or will not do.
     #[error("could not connect")]
-    Connect(#[source] jetlane::Error),
+    Connect(#[source] Box<jetlane::Error>),
     /// HTTP cannot be spoken.
     #[error("could not prepare for webhooks")]
     Prepare(#[source] egress::Error),

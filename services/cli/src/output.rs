@@ -151,7 +151,7 @@ fn line(text: &str) {
 /// A table without borders.
 pub(crate) fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING).set_header(head.map(str::to_uppercase));
+    table.load_style(comfy_table::presets::NOTHING).set_header(head.map(str::to_uppercase));
     table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
     for row in rows {
         table.add_row(row);

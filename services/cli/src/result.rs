@@ -18,13 +18,13 @@ pub(crate) const NO_STREAMS: &str =
     "If no service has run here yet, start one: `jetlane dev`, or `jetlane run dispatcher`, makes the streams.";
 
 /// Prints the output of a task, where it has completed or once it does.
-pub(crate) async fn run(nats: &Nats, args: &ResultArgs, _output: &Output) -> Result<Exit, Failure> {
+pub(crate) async fn run(nats: &Nats, args: &ResultArgs, output: &Output) -> Result<Exit, Failure> {
     let wrong = |error| Failure::of(Exit::Usage, &error);
     let id = TaskId::new(args.id.as_str()).map_err(wrong)?;
     let task_type = args.task_type.as_deref().map(TaskType::new).transpose().map_err(wrong)?;
     let client = reach::client(nats).await?;
     if args.wait {
-        let completion = completion(&client, task_type, &id);
+        let completion = completion(&client, task_type, &id, output);
         return wait(completion, args.timeout, &id, nats).await;
     }
     match look(&client, task_type, &id).await? {
@@ -100,35 +100,50 @@ async fn look(client: &Client, task_type: Option<TaskType>, id: &TaskId) -> Resu
     found.map_err(|error| Failure::of(Exit::Error, &error).help(NO_STREAMS))
 }
 
-async fn completion(client: &Client, task_type: Option<TaskType>, id: &TaskId) -> Result<Completion, Failure> {
-    match task_type {
-        Some(task_type) => Ok(client.handle_json(task_type, id.clone()).completion().await?),
-        None => completion_of_any_type(client, id).await,
+async fn completion(
+    client: &Client,
+    task_type: Option<TaskType>,
+    id: &TaskId,
+    output: &Output,
+) -> Result<Completion, Failure> {
+    let Some(task_type) = task_type else {
+        return completion_of_any_type(client, id, output).await;
+    };
+    let mut handle = client.handle_json(task_type, id.clone());
+    if let Some(completion) = handle.look().await? {
+        return Ok(completion);
     }
+    say_waiting(output, id);
+    Ok(handle.completion().await?)
+}
+
+fn say_waiting(output: &Output, id: &TaskId) {
+    output.say(format_args!("{id} has not completed yet; waiting."));
 }
 
 /// Listens first and looks then, so that nothing falls in between; looks again after every reconnect.
-async fn completion_of_any_type(client: &Client, id: &TaskId) -> Result<Completion, Failure> {
+async fn completion_of_any_type(client: &Client, id: &TaskId, output: &Output) -> Result<Completion, Failure> {
     let bus = client.bus();
+    let closed = || Failure::from(jetlane::Error::Closed { id: id.clone() });
     let mut connections = bus.connections();
     let mut heard = listen(bus, id).await.map_err(|error| Failure::of(Exit::Error, &error))?;
+    let mut said = false;
     loop {
         connections.mark_unchanged();
         if let Some(completion) = look(client, None, id).await? {
             return Ok(completion);
         }
+        if !said {
+            say_waiting(output, id);
+            said = true;
+        }
         let told = select_all(heard.iter_mut().map(|subscription| Box::pin(subscription.next())));
         tokio::select! {
-            (message, _, _) = told => match message {
-                // What is told is what is stored; a copy of the stream may not have it yet.
-                Some(message) => if let Some(completion) = read(&message) {
-                    return Ok(completion);
-                },
-                None => return Err(jetlane::Error::Closed { id: id.clone() }.into()),
+            // What is told is what is stored; a copy of the stream may not have it yet.
+            (message, _, _) = told => if let Some(completion) = read(&message.ok_or_else(closed)?) {
+                return Ok(completion);
             },
-            changed = connections.changed() => if changed.is_err() {
-                return Err(jetlane::Error::Closed { id: id.clone() }.into());
-            },
+            changed = connections.changed() => changed.map_err(|_| closed())?,
         }
     }
 }

@@ -2,12 +2,12 @@
 //! traces and logs name each service. All of it ends with this process, however that ends.
 
 use crate::output::{Exit, Failure};
-use jetlane::{Client, Connect, QueueName};
+use jetlane::{Client, Connect};
 use jetlane_bus::local::{self, Options, Server};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 /// The services of a stack.
 pub(crate) const SERVICES: [&str; 3] = ["dispatcher", "executor", "callback"];
@@ -20,7 +20,15 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct Stack {
     pub(crate) server: Server,
     pub(crate) client: Client,
-    services: Vec<(&'static str, Child)>,
+    services: Vec<Service>,
+}
+
+/// A service that runs as a child.
+struct Service {
+    name: &'static str,
+    child: Child,
+    /// Its standard input: closed, it drains. Apart from the child, since waiting for that would close it.
+    lifeline: Option<ChildStdin>,
 }
 
 /// What a stack is to be.
@@ -42,7 +50,7 @@ impl Stack {
         let server = start_server(wanted.port, wanted.data).await?;
         let mut services = Vec::new();
         for service in SERVICES {
-            services.push((service, start_service(service, &server.url(), &wanted.variables)?));
+            services.push(start_service(service, &server.url(), &wanted.variables)?);
         }
         let connect = Connect::to(server.url(), wanted.name);
         let client = Client::connect_with(&connect).await?;
@@ -50,8 +58,11 @@ impl Stack {
         match tokio::time::timeout(READY_WITHIN, stack.ready()).await {
             Ok(ready) => ready?,
             Err(_) => {
-                return Err(Failure::new(Exit::Error, format!("the services are not ready after {} s", READY_WITHIN.as_secs()))
-                    .help("Their logs above say why; JETLANE_LOG=debug says more."));
+                return Err(Failure::new(
+                    Exit::Error,
+                    format!("the services are not ready after {} s", READY_WITHIN.as_secs()),
+                )
+                .help("Their logs above say why; JETLANE_LOG=debug says more."));
             }
         }
         Ok(stack)
@@ -89,15 +100,14 @@ impl Stack {
 
     /// Drains the services, then ends the server.
     pub(crate) async fn stop(mut self) {
-        for (_, child) in &mut self.services {
-            // The closed pipe is the sign to drain.
-            drop(child.stdin.take());
+        for service in &mut self.services {
+            drop(service.lifeline.take());
         }
-        for (service, child) in &mut self.services {
+        for Service { name, child, .. } in &mut self.services {
             if tokio::time::timeout(STOP_WITHIN, child.wait()).await.is_err() {
-                eprintln!("jetlane: the {service} did not drain in {} s and is ended.", STOP_WITHIN.as_secs());
+                eprintln!("jetlane: the {name} did not drain in {} s and is ended.", STOP_WITHIN.as_secs());
                 if let Err(error) = child.kill().await {
-                    eprintln!("jetlane: the {service} could not be ended: {error}");
+                    eprintln!("jetlane: the {name} could not be ended: {error}");
                 }
             }
         }
@@ -112,10 +122,10 @@ pub(crate) async fn start_server(port: u16, data: Option<PathBuf>) -> Result<Ser
     Server::start(&binary, Options { name: "jetlane".into(), port, data, ..Options::default() }).await.map_err(failed)
 }
 
-fn start_service(service: &'static str, url: &str, variables: &[(&'static str, String)]) -> Result<Child, Failure> {
+fn start_service(service: &'static str, url: &str, variables: &[(&'static str, String)]) -> Result<Service, Failure> {
     let failed = |error: std::io::Error| Failure::new(Exit::Error, format!("the {service} cannot be started: {error}"));
     let this = std::env::current_exe().map_err(failed)?;
-    Command::new(this)
+    let mut child = Command::new(this)
         .args(["run", service])
         .env("NATS_URL", url)
         .env("JETLANE_DIE_WITH_PARENT", "1")
@@ -127,11 +137,13 @@ fn start_service(service: &'static str, url: &str, variables: &[(&'static str, S
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
-        .map_err(failed)
+        .map_err(failed)?;
+    let lifeline = child.stdin.take();
+    Ok(Service { name: service, child, lifeline })
 }
 
-async fn first_to_end(services: &mut [(&'static str, Child)]) -> (&'static str, String) {
-    let ends = services.iter_mut().map(|(name, child)| {
+async fn first_to_end(services: &mut [Service]) -> (&'static str, String) {
+    let ends = services.iter_mut().map(|Service { name, child, .. }| {
         let name = *name;
         Box::pin(async move {
             let how = match child.wait().await {
@@ -142,9 +154,4 @@ async fn first_to_end(services: &mut [(&'static str, Child)]) -> (&'static str, 
         })
     });
     futures::future::select_all(ends).await.0
-}
-
-/// The queue of the reference types.
-pub(crate) fn default_queue() -> QueueName {
-    QueueName::default_queue()
 }

@@ -46,9 +46,23 @@ fn a_new_executor_and_a_new_subscriber_compile_without_a_warning() {
         assert!(checked.status.success() && !said.contains("warning"), "{kind}: {said}");
     }
     let main = std::fs::read_to_string(folder.path().join("greeter/src/main.rs")).expect("written");
-    assert!(main.contains("\"greeter.hello\"") && main.contains("Executor::new(&client, \"greeter\")"), "{main}");
+    assert!(main.contains("\"greeter.hello\"") && main.contains("const NAME: &str = \"greeter\";"), "{main}");
     let main = std::fs::read_to_string(folder.path().join("greeter-log/src/main.rs")).expect("written");
-    assert!(main.contains(".durable(\"greeter-log\")"), "{main}");
+    assert!(main.contains("const NAME: &str = \"greeter-log\";"), "{main}");
+}
+
+#[test]
+fn a_new_crate_is_formatted_as_cargo_fmt_would() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (kind, name) in [("executor", "greeter"), ("subscriber", "a-rather-long-name-of-forty-characters-xx")] {
+        assert!(new(folder.path(), kind, name).status.success());
+        let main = folder.path().join(name).join("src/main.rs");
+        let Ok(formatted) = Command::new("rustfmt").args(["--edition", "2024", "--check"]).arg(&main).output() else {
+            eprintln!("skipped: there is no rustfmt here");
+            return;
+        };
+        assert!(formatted.status.success(), "{kind}: {}", text(&formatted.stdout));
+    }
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn words_that_mean_nothing_are_refused() {
         ("jetlane submit", ErrorKind::MissingRequiredArgument),
         ("jetlane submit a.b --priority urgent", ErrorKind::ValueValidation),
         ("jetlane submit a.b --delay soon", ErrorKind::ValueValidation),
-        ("jetlane submit a.b --delay -5s", ErrorKind::ValueValidation),
+        ("jetlane submit a.b --delay=-5s", ErrorKind::ValueValidation),
         ("jetlane watch --outcome done", ErrorKind::ValueValidation),
         ("jetlane types set a.b --retries -1", ErrorKind::UnknownArgument),
         ("jetlane new service x", ErrorKind::InvalidValue),

@@ -6,8 +6,8 @@ use jetlane_bus::publish::Expect;
 use jetlane_bus::{Bus, Error, Outgoing, clock, trace};
 use jetlane_core::Waited;
 use jetlane_schemas::frame::{self, FrameError};
-use jetlane_schemas::limits::HOP_OVERHEAD_BYTES;
 use jetlane_schemas::subject::{Lane, LaneKind};
+use jetlane_schemas::task::check_callbacks;
 use jetlane_schemas::{Completion, Failure, Headers, Micros, Outcome, TaskEvent};
 use tracing::Span;
 
@@ -31,14 +31,16 @@ pub(crate) enum Joins {
     Link,
 }
 
-/// The span of a dispatch, with the queue wait by cause. Roots the trace of a task that has none.
+/// The span of a dispatch, with the queue wait by cause. Roots the trace of a task that has none; only
+/// then does its own context travel with the task, which OpenTelemetry's conventions call a producer.
 pub(crate) fn dispatch_span(task: &mut TaskEvent, lane: &Lane, waits: Waits, joins: Joins) -> Span {
     let ms = |us: u64| us as f64 / 1_000.0;
+    let is_root = joins == Joins::Link || task.trace.is_empty();
     let span = tracing::info_span!(
         target: "jetlane::span",
         "dispatch",
         otel.name = format_args!("dispatch {}", lane.queue),
-        otel.kind = "producer",
+        otel.kind = if is_root { "producer" } else { "client" },
         messaging.system = "nats",
         messaging.operation.name = "dispatch",
         messaging.operation.type = "send",
@@ -47,8 +49,8 @@ pub(crate) fn dispatch_span(task: &mut TaskEvent, lane: &Lane, waits: Waits, joi
         jetlane.task.id = %task.id,
         jetlane.task.type = %task.task_type,
         jetlane.task.priority = %task.priority,
-        jetlane.task.run = task.run,
-        jetlane.task.attempt = task.attempts + 1,
+        jetlane.task.run = i64::from(task.run),
+        jetlane.task.attempt = i64::from(task.attempts) + 1,
         jetlane.queue = %lane.queue,
         jetlane.wait.intake_ms = ms(waits.intake_us),
         jetlane.wait.delay_ms = ms(waits.delay_us),
@@ -69,11 +71,13 @@ pub(crate) fn end_span(task: &mut TaskEvent, outcome: Outcome, joins: Joins) -> 
         messaging.system = "nats",
         messaging.operation.name = "complete",
         messaging.operation.type = "send",
+        messaging.destination.name = format_args!("jetlane.done.{}", task.task_type),
         messaging.message.id = %task.id,
         jetlane.task.id = %task.id,
         jetlane.task.type = %task.task_type,
         jetlane.queue = %task.queue,
-        jetlane.outcome = %outcome,
+        jetlane.task.outcome = %outcome,
+        jetlane.task.attempt = i64::from(task.attempts),
     );
     join(&span, task, joins);
     span
@@ -119,6 +123,10 @@ pub(crate) async fn end(
     let now = clock::now();
     let mut completion = Completion::of(task, outcome, now).with_failure(failure);
     completion.wait_ms = now.ms_since(task.due_at.unwrap_or(task.submitted_at));
+    if check_callbacks(&completion.callbacks).is_err() {
+        // They are why it is refused, or came with it: nobody is to act on them, and no header may hold them.
+        completion.callbacks.clear();
+    }
     let context = trace::context_of(span);
     if !context.is_empty() {
         completion.trace = context;
@@ -130,20 +138,9 @@ pub(crate) async fn end(
         Completed::Full => return Ok(false),
     };
     if stored.outcome == outcome && matches!(outcome, Outcome::Rejected | Outcome::Failed) {
-        bury(bus, task, stored).await?;
+        bus.bury(task, &stored).await?;
     }
     Ok(true)
-}
-
-/// Keeps the task whole; without its body only where that fills a message alone, and then says so.
-async fn bury(bus: &Bus, task: &TaskEvent, mut why: Completion) -> Result<(), Error> {
-    let bytes = task.payload.len() + task.checkpoint.as_ref().map_or(0, Vec::len);
-    if bytes + HOP_OVERHEAD_BYTES / 2 <= bus.server().max_payload {
-        return bus.bury(task, &why).await;
-    }
-    let mut shell = task.clone();
-    (shell.payload, shell.checkpoint, why.cut) = (Vec::new(), None, true);
-    bus.bury(&shell, &why).await
 }
 
 /// Stores a task for its next run, due at `at`. Its message id names that run.

@@ -38,9 +38,6 @@ pub enum Error {
         #[source]
         source: jetlane_bus::Error,
     },
-    /// What the server gave up could not be swept.
-    #[error("could not sweep what the server gave up")]
-    Sweep(#[source] jetlane_bus::Error),
     /// The connection to the broker is closed for good.
     #[error("the connection to NATS is closed")]
     Closed,

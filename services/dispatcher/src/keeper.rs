@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Keeper {
     lost: CancellationToken,
     give_up: CancellationToken,
-    task: JoinHandle<()>,
+    task: Option<JoinHandle<()>>,
 }
 
 impl Keeper {
@@ -28,7 +28,7 @@ impl Keeper {
                 }
             }
         });
-        Self { lost, give_up, task }
+        Self { lost, give_up, task: Some(task) }
     }
 
     /// Ends once the lease is lost.
@@ -37,10 +37,21 @@ impl Keeper {
     }
 
     /// Gives the lease up, so that another can lead at once.
-    pub(crate) async fn give_up(self) {
+    pub(crate) async fn give_up(mut self) {
         self.give_up.cancel();
-        if let Err(error) = self.task.await {
+        if let Some(task) = self.task.take()
+            && let Err(error) = task.await
+        {
             tracing::debug!(%error, "The keeper of a lease did not end well; the lease ends by itself.");
+        }
+    }
+}
+
+impl Drop for Keeper {
+    /// A leader that ends in any other way renews no more: a lease without a leader would stop the queue.
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
         }
     }
 }

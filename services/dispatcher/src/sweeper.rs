@@ -18,7 +18,7 @@ const CONSUMER: &str = "dispatcher-sweeper";
 const HELD_MAX: usize = 16;
 /// How long one advisory may take before another dispatcher gets it.
 const ACK_WAIT: Duration = Duration::from_secs(60);
-/// The pause before an advisory that could not be worked off comes again.
+/// The pause after a fault, and before an advisory that could not be worked off comes again.
 const PAUSE_AFTER_FAULT: Duration = Duration::from_secs(5);
 
 /// What the server says of a message that it gave up.
@@ -33,28 +33,35 @@ struct Advisory {
 
 /// Sweeps for as long as the dispatcher runs.
 pub(crate) async fn sweep(bus: Bus) -> Result<(), Error> {
-    let mut puller = open(&bus).await?;
+    loop {
+        match open(&bus).await {
+            Ok(puller) => sweep_by(&bus, puller).await?,
+            Err(error) => tracing::warn!(%error, "Advisories cannot be read yet; trying again."),
+        }
+        tokio::time::sleep(PAUSE_AFTER_FAULT).await;
+    }
+}
+
+/// Sweeps until the consumer is gone.
+async fn sweep_by(bus: &Bus, mut puller: Puller) -> Result<(), Error> {
     loop {
         if puller.outstanding() == 0 {
-            puller.ask(HELD_MAX, None).await.map_err(Error::Sweep)?;
+            puller.ask(HELD_MAX, None).await.map_err(|_closed| Error::Closed)?;
         }
         match puller.next().await {
-            Pulled::Delivery(delivery) => sweep_one(&bus, &delivery).await,
+            Pulled::Delivery(delivery) => sweep_one(bus, &delivery).await,
             Pulled::Room => {}
             Pulled::Refused(reason) => {
                 tracing::debug!(reason, "A pull of advisories was refused.");
                 tokio::time::sleep(REFUSED_PAUSE).await;
             }
-            Pulled::Gone => {
-                tokio::time::sleep(REFUSED_PAUSE).await;
-                puller = open(&bus).await?;
-            }
+            Pulled::Gone => return Ok(()),
             Pulled::Closed => return Err(Error::Closed),
         }
     }
 }
 
-async fn open(bus: &Bus) -> Result<Puller, Error> {
+async fn open(bus: &Bus) -> Result<Puller, jetlane_bus::Error> {
     let held_max = i64::try_from(HELD_MAX).expect("a small number");
     let durable = Durable {
         name: CONSUMER.into(),
@@ -64,8 +71,8 @@ async fn open(bus: &Bus) -> Result<Puller, Error> {
         held_max,
         forgotten_after: None,
     };
-    bus.ensure_durable(STREAM_ADVISORIES, &durable).await.map_err(Error::Sweep)?;
-    bus.puller(STREAM_ADVISORIES, CONSUMER).await.map_err(Error::Sweep)
+    bus.ensure_durable(STREAM_ADVISORIES, &durable).await?;
+    bus.puller(STREAM_ADVISORIES, CONSUMER).await
 }
 
 async fn sweep_one(bus: &Bus, delivery: &Delivery) {

@@ -1,3 +1,109 @@
 //! The reference executor: pictures, HTTP requests, and tasks to test with.
+//!
+//! # Layout
+//! - [`thumbnail`] makes small pictures of large ones: `image.thumbnail`
+//! - [`http`] sends requests: `http.request`
+//! - [`probe`] is for tests: `jetlane.echo`, `jetlane.sleep`, `jetlane.fail`
+//! - this file: the executor that serves them, and its process
+//!
+//! A new type is one file and one line in [`executor`].
 
+pub mod http;
+pub mod probe;
 pub mod thumbnail;
+
+use jetlane::{Client, Connect, Executor, WhenAbsent};
+use jetlane_service::egress::{self, Policy};
+use jetlane_service::frame::{Frame, Service};
+use serde::Deserialize;
+
+/// Who this process is.
+pub const SERVICE: Service = Service { name: "executor", version: env!("CARGO_PKG_VERSION") };
+/// Slots where nobody says how many.
+const SLOTS_DEFAULT: usize = 16;
+
+/// The executor as an operator types it: section `executor`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The queue that it serves. Default `default`.
+    pub queue: String,
+    /// How many tasks run at once. Default 16.
+    pub slots: usize,
+    /// Whether `http.request` may reach private and loopback addresses. Default false.
+    pub allow_private_addresses: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { queue: "default".into(), slots: SLOTS_DEFAULT, allow_private_addresses: false }
+    }
+}
+
+/// What ends the executor.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The broker cannot be reached, or will not do.
+    #[error("could not connect")]
+    Connect(#[source] Box<jetlane::Error>),
+    /// HTTP cannot be spoken.
+    #[error("could not prepare for requests")]
+    Prepare(#[source] egress::Error),
+    /// Its types cannot be served.
+    #[error("could not serve tasks")]
+    Serve(#[source] Box<jetlane::Error>),
+}
+
+/// What the handlers share.
+#[derive(Debug, Clone)]
+pub struct App {
+    http: egress::Client,
+}
+
+impl App {
+    /// Handlers whose requests go out under this policy.
+    ///
+    /// # Errors
+    /// [`egress::Error::Prepare`].
+    pub fn new(policy: Policy) -> Result<Self, egress::Error> {
+        Ok(Self { http: egress::Client::new(policy)? })
+    }
+}
+
+/// The executor with all reference types, not running yet.
+///
+/// # Errors
+/// [`Error::Prepare`].
+pub fn executor(client: &Client, settings: &Settings) -> Result<Executor<App>, Error> {
+    let policy = if settings.allow_private_addresses { Policy::AnyAddress } else { Policy::PublicOnly };
+    let app = App::new(policy).map_err(Error::Prepare)?;
+    Ok(Executor::new(client, settings.queue.as_str())
+        .state(app)
+        .slots(settings.slots)
+        .task_blocking(thumbnail::run)
+        .task(http::request)
+        .task(probe::echo)
+        .task(probe::sleep)
+        .task(probe::fail))
+}
+
+/// Runs the executor in its frame.
+///
+/// # Errors
+/// [`Error`].
+pub async fn serve(frame: Frame, settings: Settings) -> Result<(), Error> {
+    let connect = Connect {
+        url: frame.nats.url.clone(),
+        name: frame.nats.name.clone().unwrap_or_else(|| SERVICE.name.into()),
+        credentials: frame.nats.creds.clone(),
+        inbox_prefix: frame.nats.inbox_prefix.clone(),
+        when_absent: WhenAbsent::Wait,
+    };
+    let client = tokio::select! {
+        client = Client::connect_with(&connect) => client.map_err(|error| Error::Connect(Box::new(error)))?,
+        () = frame.drain.cancelled() => return Ok(()),
+    };
+    let executor = executor(&client, &settings)?;
+    frame.health.ready();
+    executor.run_until(frame.drain).await.map_err(|error| Error::Serve(Box::new(error)))
+}

@@ -10,6 +10,8 @@ use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use jetlane::{Ctx, Task, TaskError};
+use jetlane_service::frame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -65,6 +67,26 @@ pub struct Picture {
     pub bytes: u64,
     /// The colour that most of the picture has, as `#rrggbb`.
     pub dominant_color: String,
+}
+
+impl Task for Thumbnail {
+    const TYPE: &'static str = "image.thumbnail";
+    type Output = Picture;
+}
+
+/// The handler: blocks its thread.
+///
+/// # Errors
+/// Permanent where another attempt would fail the same way.
+#[expect(clippy::needless_pass_by_value, reason = "a handler is given its task")]
+pub fn run(task: Thumbnail, _ctx: Ctx) -> Result<Picture, TaskError> {
+    make(&task).map_err(|failure| {
+        if !failure.is_permanent() {
+            return failure.into();
+        }
+        let code = failure.code();
+        TaskError::permanent(code, frame::one_line(&failure))
+    })
 }
 
 /// Why no thumbnail was made.

@@ -7,8 +7,17 @@ use crate::error::Error;
 use crate::publish::{Expect, Outgoing, Published};
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use bytes::Bytes;
+use jetlane_schemas::frame::{decode_bundle, encode_bundle};
 use jetlane_schemas::subject::{self, STREAM_DEAD, STREAM_DONE};
 use jetlane_schemas::{Completion, Headers, TaskEvent, TaskId, TaskType};
+use std::borrow::Cow;
+
+/// The most bytes of headers that the server stores with a message.
+const STORED_HEADERS_MAX: usize = 65_535;
+/// Version line, end of headers, and the header that asks for an empty subject.
+const HEADERS_FRAME: usize = 128;
+/// Colon, blank and line end of a header.
+const HEADER_FRAME: usize = 4;
 
 /// What became of a completion.
 #[derive(Debug)]
@@ -90,21 +99,32 @@ impl Bus {
         }
     }
 
-    /// Keeps a task that will not run again, whole, with everything needed to send it again.
+    /// Keeps a task that will not run again, whole, with everything needed to send it again. Where one
+    /// message does not take all of that, what is missed least is left out first, the body last, and the
+    /// letter says that it is cut.
     ///
     /// # Errors
-    /// [`Error::Publish`], [`Error::Refused`].
+    /// [`Error::Publish`], [`Error::Refused`], [`Error::Frame`].
     pub async fn bury(&self, task: &TaskEvent, why: &Completion) -> Result<(), Error> {
         let subject = subject::dead(&task.queue, &task.task_type, &task.id);
         let failed = |source| Error::Frame { subject: subject.clone(), source };
-        let frame = jetlane_schemas::frame::encode_bundle(std::slice::from_ref(task)).map_err(|e| failed(e.into()))?;
-        let out = Outgoing {
-            headers: why.headers(&clock::rfc3339(why.finished_at)),
-            body: frame.into(),
-            message_id: None,
-            expect: Expect::Absent,
-            subject: subject.clone(),
+        let (mut task, mut why) = (Cow::Borrowed(task), Cow::Borrowed(why));
+        let mut least = [Part::Checkpoint, Part::Extras, Part::Body].into_iter();
+        let (headers, frame) = loop {
+            let headers = why.headers(&clock::rfc3339(why.finished_at));
+            let frame = encode_bundle(std::slice::from_ref(&*task));
+            let left_out = match &frame {
+                Ok(frame) if takes(self.server().max_payload, &headers, frame) => None,
+                Ok(_) | Err(_) => least.next(),
+            };
+            match left_out {
+                Some(part) => leave_out(part, task.to_mut(), why.to_mut()),
+                // Whole, or as little as it can be.
+                None => break (headers, frame.map_err(|e| failed(e.into()))?),
+            }
         };
+        let out =
+            Outgoing { headers, body: frame.into(), message_id: None, expect: Expect::Absent, subject: subject.clone() };
         match self.publish(out).await? {
             Published::Stored(_) | Published::Duplicate(_) | Published::Taken => Ok(()),
             other @ (Published::Full | Published::NoStream) => other.or_refused(&subject).map(|_| ()),
@@ -118,7 +138,34 @@ impl Bus {
     pub async fn read_dead(&self, subject: &str) -> Result<Option<TaskEvent>, Error> {
         let failed = |source| Error::Read { stream: STREAM_DEAD.into(), what: subject.to_owned(), source };
         let Some((_, frame)) = self.last(STREAM_DEAD, subject).await? else { return Ok(None) };
-        let mut tasks = jetlane_schemas::frame::decode_bundle(&frame).map_err(|e| failed(e.into()))?;
+        let mut tasks = decode_bundle(&frame).map_err(|e| failed(e.into()))?;
         Ok(tasks.pop())
     }
+}
+
+/// What a dead letter can be without.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Checkpoint,
+    /// Headers for the handler, callbacks, keys.
+    Extras,
+    Body,
+}
+
+fn leave_out(part: Part, task: &mut TaskEvent, why: &mut Completion) {
+    why.cut = true;
+    match part {
+        Part::Checkpoint => task.checkpoint = None,
+        Part::Extras => {
+            (task.headers, task.callbacks, why.callbacks) = (Vec::new(), Vec::new(), Vec::new());
+            (task.key, task.size_key) = (None, None);
+        }
+        Part::Body => task.payload = Vec::new(),
+    }
+}
+
+/// Whether one message takes these headers and this body.
+fn takes(max_payload: usize, headers: &Headers, body: &[u8]) -> bool {
+    let headers = headers.bytes() + headers.len() * HEADER_FRAME + HEADERS_FRAME;
+    headers <= STORED_HEADERS_MAX && headers + body.len() <= max_payload
 }

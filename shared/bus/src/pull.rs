@@ -192,10 +192,10 @@ impl Puller {
     }
 
     fn take(&mut self, message: async_nats::Message) -> Option<Pulled> {
-        if let Some(status) = message.status {
-            return self.take_status(status, &message);
-        }
-        let reply = message.reply?;
+        // Only the server's own words have no reply: anyone may publish a message that begins with a status.
+        let Some(reply) = message.reply.clone() else {
+            return message.status.and_then(|status| self.take_status(status, &message));
+        };
         self.outstanding = self.outstanding.saturating_sub(1);
         if self.outstanding == 0 {
             self.pulls.clear();

@@ -1,7 +1,7 @@
 //! Trace context as it travels: W3C, in the task's frame or in headers. One task is one trace.
 //!
 //! Spans of the pipeline have the target [`TARGET`], so that without a tracer they cost no more than
-//! a filter's check.
+//! a filter's check. Their numbers are `i64` or `f64`: an unsigned one would be exported as text.
 
 use jetlane_schemas::TraceContext;
 use jetlane_schemas::header::{TRACEPARENT, TRACESTATE};

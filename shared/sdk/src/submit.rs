@@ -293,7 +293,7 @@ fn publish_span(ready: &Ready) -> tracing::Span {
         messaging.operation.type = "send",
         messaging.destination.name = format_args!("jetlane.{door}.{whose}"),
         messaging.message.id = %ready.task.id,
-        messaging.message.body.size = ready.task.payload.len(),
+        messaging.message.body.size = i64::try_from(ready.task.payload.len()).unwrap_or(i64::MAX),
         jetlane.task.id = %ready.task.id,
         jetlane.task.type = %task_type,
         jetlane.queue = %queue,

@@ -65,8 +65,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let client = Client::connect(std::env::var("NATS_URL")?).await?;
     let permits = Arc::new(Semaphore::new(0));
     tokio::spawn(read_lines(Arc::clone(&permits)));
-    let slots = std::env::var("SLOTS").ok().and_then(|slots| slots.parse().ok()).unwrap_or(4);
-    Executor::new(&client, "tests").state(permits).slots(slots).task(held).task(deadly).run().await?;
+    let slots = std::env::var("SLOTS")?.parse()?;
+    // Nothing waits here beside what runs: what is delivered has begun.
+    let executor = Executor::new(&client, "tests").state(permits).slots(slots).prefetch(0);
+    executor.task(held).task(deadly).run().await?;
     tell("drained")?;
     // The reader of standard input would keep the runtime waiting.
     std::process::exit(0)

@@ -9,9 +9,12 @@ use hdrhistogram::Histogram;
 use jetlane::{Client, Connect, Executor, Task, TaskType};
 use jetlane_bus::floor::Floor;
 use jetlane_bus::{Bus, Subscription};
+use jetlane_callback::Endpoints;
 use jetlane_schemas::subject;
+use jetlane_service::health::Health;
 use serde::Serialize;
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -84,7 +87,9 @@ async fn measure(url: &str, tasks: usize, output: &Output) -> Result<Report, Fai
         for in_flight in FLOOR_IN_FLIGHT {
             let mut floor = Floor::start(url, in_flight).await.map_err(floor_failed)?;
             floor_rates.push(floor.throughput(tasks, in_flight).await.map_err(floor_failed)?.round());
-            for latency in floor.latencies(LATENCY_TASKS / ROUNDS / FLOOR_IN_FLIGHT.len()).await.map_err(floor_failed)? {
+            for latency in
+                floor.latencies(LATENCY_TASKS / ROUNDS / FLOOR_IN_FLIGHT.len()).await.map_err(floor_failed)?
+            {
                 floors.saturating_record(micros(latency));
             }
             floor.end().await.map_err(floor_failed)?;
@@ -151,10 +156,10 @@ impl Services {
     async fn start(url: &str, runs: &Runs) -> Result<Self, Failure> {
         let drain = CancellationToken::new();
         let mut services = JoinSet::new();
-        let bus = |name: &'static str| async move {
-            Bus::connect(&Connect::to(url, name)).await.map_err(|error| Failure::of(Exit::Unreachable, &error))
-        };
-        let (dispatcher, callback) = (bus("bench-dispatcher").await?, bus("bench-callback").await?);
+        let dispatcher = Bus::connect(&Connect::to(url, "bench-dispatcher"))
+            .await
+            .map_err(|error| Failure::of(Exit::Unreachable, &error))?;
+        let callback = connect(url, "bench-callback").await?;
         let until = drain.clone();
         services.spawn(async move {
             let config = jetlane_dispatcher::Config::default();
@@ -166,8 +171,10 @@ impl Services {
         services.spawn(async move { executor.run_until(until).await.map_err(|error| error.to_string()) });
         let until = drain.clone();
         services.spawn(async move {
-            let config = jetlane_callback::Config::default();
-            jetlane_callback::run(callback, config, until).await.map_err(|error| error.to_string())
+            let endpoints =
+                Endpoints::new(&jetlane_callback::Settings::default()).map_err(|error| error.to_string())?;
+            let (counts, health) = (Arc::default(), Health::default());
+            jetlane_callback::serve(callback, endpoints, counts, health, until).await.map_err(|error| error.to_string())
         });
         let started = Self { drain, services };
         started.ready(url).await?;
@@ -263,7 +270,8 @@ fn micros(duration: Duration) -> u64 {
 /// The most memory that this process has had resident: client, dispatcher, executor and callback service.
 fn peak_rss_mb() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    let peak =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
     (peak.unwrap_or(0.0) / 102.4).round() / 10.0
 }
 
@@ -287,7 +295,8 @@ impl Report {
     fn sum_up(&mut self, ours: &Histogram<u64>, floors: &Histogram<u64>) {
         let best = |rates: &mut dyn Iterator<Item = f64>| rates.fold(0.0, f64::max);
         self.tasks_per_s = best(&mut self.rounds.iter().map(|round| round.tasks_per_s));
-        self.floor_tasks_per_s = best(&mut self.rounds.iter().flat_map(|round| round.floor_tasks_per_s.iter().copied()));
+        self.floor_tasks_per_s =
+            best(&mut self.rounds.iter().flat_map(|round| round.floor_tasks_per_s.iter().copied()));
         self.ratio = (self.tasks_per_s / self.floor_tasks_per_s * 1_000.0).round() / 1_000.0;
         let ms = |histogram: &Histogram<u64>, percentile| histogram.value_at_percentile(percentile) as f64 / 1_000.0;
         self.latency_ms = Latency {

@@ -5,20 +5,20 @@ use std::time::Duration;
 
 /// What is shown of one task.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// The picture's name.
-    pub name: String,
+    pub(crate) name: String,
     /// How long the last run took.
-    pub duration: Duration,
+    pub(crate) duration: Duration,
     /// Attempts that were spent; 0 where none started.
-    pub attempts: u32,
+    pub(crate) attempts: u32,
     /// What came of it.
-    pub shown: Shown,
+    pub(crate) shown: Shown,
 }
 
 /// What came of one picture.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Shown {
+pub(crate) enum Shown {
     /// A thumbnail was made.
     Made(Made),
     /// None was made.
@@ -30,25 +30,25 @@ pub enum Shown {
 
 /// A thumbnail and what is known of its picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Made {
+pub(crate) struct Made {
     /// The thumbnail's file, relative to the page, with `/` between folders.
-    pub thumbnail: String,
+    pub(crate) thumbnail: String,
     /// Its width in pixels.
-    pub width: u32,
+    pub(crate) width: u32,
     /// Its height in pixels.
-    pub height: u32,
+    pub(crate) height: u32,
     /// The picture's width in pixels.
-    pub original_width: u32,
+    pub(crate) original_width: u32,
     /// The picture's height in pixels.
-    pub original_height: u32,
+    pub(crate) original_height: u32,
     /// The picture's format, such as `png`.
-    pub format: String,
+    pub(crate) format: String,
     /// Its dominant colour, `#rrggbb`.
-    pub dominant_color: String,
+    pub(crate) dominant_color: String,
 }
 
 /// Renders the page. All text is escaped: a picture's name cannot add anything to it.
-pub fn render(entries: &[Entry]) -> String {
+pub(crate) fn render(entries: &[Entry]) -> String {
     let failed = entries.iter().filter(|entry| matches!(entry.shown, Shown::Failed { .. })).count();
     let made = entries.len() - failed;
     let busy: Duration = entries.iter().map(|entry| entry.duration).sum();

@@ -1,8 +1,8 @@
 //! `jetlane demo`: a real job on real pictures. Every picture is one task; what its completion
 //! triggers adds it to a gallery page.
 
-pub mod gallery;
-pub mod samples;
+pub(crate) mod gallery;
+pub(crate) mod samples;
 mod summary;
 
 use crate::args::Demo;
@@ -47,7 +47,8 @@ pub(crate) async fn run(demo: &Demo, output: &Output) -> Result<Exit, Failure> {
     };
     let mut stack = Stack::start(wanted).await?;
     let begun = Instant::now();
-    let job = job(&stack.client, &folders, &pictures);
+    let client = stack.client.clone();
+    let job = job(&client, &folders, &pictures);
     let done = tokio::select! {
         done = job => done,
         (part, how) = stack.broken() => Err(Failure::new(Exit::Error, format!("{part} has ended: {how}"))),

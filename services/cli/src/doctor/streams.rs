@@ -34,8 +34,10 @@ pub(super) async fn check(bus: &Bus) -> (Option<Kept>, Vec<Check>) {
         }
         Ok((settings, drifts)) => {
             let kept = Kept { replicas: settings.replicas, storage: settings.storage };
-            let complete = !drifts.iter().any(is_missing);
-            (complete.then_some(kept), drifts.iter().map(drifted).collect())
+            let missing: Vec<&str> = drifts.iter().filter(|d| is_missing(d)).map(|d| d.name.as_str()).collect();
+            let mut checks: Vec<Check> = drifts.iter().filter(|d| !is_missing(d)).map(drifted).collect();
+            checks.extend((!missing.is_empty()).then(|| absent(&missing)));
+            (missing.is_empty().then_some(kept), checks)
         }
         Err(error) => {
             let help = "Give this account the right to read JetStream's streams.";
@@ -88,12 +90,13 @@ fn is_missing(drift: &Drift) -> bool {
     drift.found == "missing"
 }
 
+fn absent(names: &[&str]) -> Check {
+    let help = "Start a dispatcher once: it makes what is missing (`jetlane run dispatcher`).";
+    Check::fail(TOPOLOGY, format!("missing: {}", names.join(", ")), help)
+}
+
 fn drifted(drift: &Drift) -> Check {
     let Drift { name, setting, wanted, found } = drift;
-    if is_missing(drift) {
-        let help = "Start a dispatcher once: it makes what is missing (`jetlane run dispatcher`).";
-        return Check::fail(TOPOLOGY, format!("{name} is missing"), help);
-    }
     let detail = format!("{name}: {setting} is {found}, declared is {wanted}");
     Check::fail(
         TOPOLOGY,
@@ -161,9 +164,9 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_stream_is_told_with_what_makes_it() {
-        let check = drifted(&drift(STREAM_DONE, "stream", "missing"));
+    fn a_drift_is_told_with_what_is_declared() {
+        let check = drifted(&Drift { wanted: "120".into(), ..drift(STREAM_TASKS, "duplicate_window_s", "1") });
         assert_eq!(check.state, State::Fail);
-        assert!(check.help.expect("said").contains("dispatcher"));
+        assert_eq!(check.detail, "JETLANE_TASKS: duplicate_window_s is 1, declared is 120");
     }
 }

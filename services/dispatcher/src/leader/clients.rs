@@ -255,10 +255,11 @@ async fn take_back(bus: &Bus, lane: &Lane) -> Result<u32, jetlane_bus::Error> {
     let mut puller = bus.puller(STREAM_LANES, &lane.consumer()).await?;
     puller.ask(TAKE_BACK_MAX, None).await?;
     let mut taken = 0;
-    while let Ok(Pulled::Delivery(delivery)) = tokio::time::timeout(TAKE_BACK_SILENCE, puller.next()).await {
-        taken += take_back_one(bus, lane, &delivery).await?;
-        if puller.outstanding() == 0 {
-            break;
+    while let Ok(pulled) = tokio::time::timeout(TAKE_BACK_SILENCE, puller.next()).await {
+        match pulled {
+            Pulled::Delivery(delivery) => taken += take_back_one(bus, lane, &delivery).await?,
+            Pulled::Room => {}
+            Pulled::Refused(_) | Pulled::Gone | Pulled::Closed => break,
         }
     }
     // What came while the pull was being ended is in nobody's hands but ours.

@@ -52,11 +52,8 @@ async fn a_plain_lane_has_four_tasks_and_one_more_with_each_that_ends() {
         stage.submit(&task("pictures", "a.b", Priority::Normal)).await;
     }
     let mut puller = stage.plain("pictures", Priority::Normal).await;
-    puller.ask(12, None).await.unwrap();
     let mut held: Vec<Ack> = Vec::new();
-    while let Ok(Pulled::Delivery(delivery)) =
-        tokio::time::timeout(if held.is_empty() { PATIENCE } else { QUIET }, puller.next()).await
-    {
+    while let Some(delivery) = next(&mut puller, if held.is_empty() { PATIENCE } else { QUIET }).await {
         held.push(delivery.ack);
     }
     assert_eq!(held.len(), 4);
@@ -65,10 +62,8 @@ async fn a_plain_lane_has_four_tasks_and_one_more_with_each_that_ends() {
         ack.settle().await.unwrap();
         ended += 1;
         if ended <= 8 {
-            let Ok(Pulled::Delivery(delivery)) = tokio::time::timeout(PATIENCE, puller.next()).await else {
-                panic!("no task after {ended} had ended");
-            };
-            held.push(delivery.ack);
+            let delivery = next(&mut puller, PATIENCE).await;
+            held.push(delivery.unwrap_or_else(|| panic!("no task after {ended} had ended")).ack);
         }
     }
     assert_eq!(ended, 12);

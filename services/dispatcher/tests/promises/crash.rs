@@ -76,7 +76,8 @@ async fn a_second_dispatcher_takes_over_and_two_at_once_dispatch_nothing_twice()
     let mut taker = stage.taker("pictures").await;
     let mut taken = taker.take(20, 4).await;
     stage.crash().await;
-    taken.extend(taker.take_all(4).await);
+    taken.extend(taker.take(40, 4).await);
+    assert!(taker.next(4, QUIET).await.is_none());
     let mut ids: Vec<_> = taken.into_iter().map(|task| task.id).collect();
     ids.sort();
     assert_eq!(ids, sent);
@@ -89,7 +90,7 @@ impl Process {
     fn start(url: &str, failpoints: &str) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_jetlane-dispatcher"));
         command.env("NATS_URL", url).env("FAILPOINTS", failpoints).env_remove("OTEL_EXPORTER_OTLP_ENDPOINT");
-        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the dispatcher starts"))
+        Self(command.stdout(Stdio::inherit()).stderr(Stdio::inherit()).spawn().expect("the dispatcher starts"))
     }
 
     async fn ended(&mut self) -> bool {

@@ -29,6 +29,8 @@ pub(crate) struct Stage {
 }
 
 pub(crate) async fn server() -> Server {
+    let filter = tracing_subscriber::EnvFilter::from_env("JETLANE_LOG");
+    let _set_before = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
     let binary = BINARY
         .get_or_init(|| async { local::find(|said| eprintln!("{said}")).await.expect("a nats-server is found") })
         .await;

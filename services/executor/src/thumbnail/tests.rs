@@ -1,3 +1,5 @@
+//! What a thumbnail promises, on pictures made here.
+
 use super::*;
 use image::{Rgb, RgbImage, Rgba, RgbaImage};
 use std::time::Instant;

@@ -328,8 +328,8 @@ impl Run<'_> {
             messaging.message.id = %task.id,
             jetlane.task.id = %task.id,
             jetlane.task.type = %task.task_type,
-            jetlane.task.attempt = self.attempt,
-            jetlane.task.run = task.run,
+            jetlane.task.attempt = i64::from(self.attempt),
+            jetlane.task.run = i64::from(task.run),
             jetlane.queue = %self.desk.queue,
             jetlane.wait_ms = self.started_at.ms_since(task.due_at.unwrap_or(task.submitted_at)),
         );
@@ -356,7 +356,7 @@ fn complete_span(completion: &Completion) -> tracing::Span {
         jetlane.task.id = %completion.id,
         jetlane.task.type = %completion.task_type,
         jetlane.task.outcome = %completion.outcome,
-        jetlane.task.attempt = completion.attempt,
+        jetlane.task.attempt = i64::from(completion.attempt),
     );
     // The run's, or the task's where there was no run.
     trace::set_parent(&span, &completion.trace);

@@ -4,7 +4,7 @@
 use jetlane_bus::Bus;
 use jetlane_schemas::frame::Credit;
 use jetlane_schemas::{Fit, Headers, QueueName, subject};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -18,6 +18,8 @@ pub(crate) struct Ledger {
     executor: String,
     fits: Vec<Fit>,
     capacity: AtomicU32,
+    /// Messages that have come and are not opened yet.
+    arriving: AtomicUsize,
     taken: AtomicU64,
     settled: AtomicU64,
     changed: Notify,
@@ -29,15 +31,22 @@ impl Ledger {
             executor,
             fits: vec![Fit::default()],
             capacity: AtomicU32::new(u32::try_from(capacity).unwrap_or(u32::MAX)),
+            arriving: AtomicUsize::new(0),
             taken: AtomicU64::new(0),
             settled: AtomicU64::new(0),
             changed: Notify::new(),
         }
     }
 
-    /// Tasks came from the lanes.
+    /// A message came from a lane: its room is taken before anybody has looked how many tasks it holds.
+    pub(crate) fn arrive(&self) {
+        self.arriving.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A message that arrived was opened, with so many tasks in it.
     pub(crate) fn take(&self, tasks: usize) {
         self.taken.fetch_add(tasks as u64, Ordering::Relaxed);
+        self.arriving.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// A task is settled: there is room for another.
@@ -52,10 +61,12 @@ impl Ledger {
         self.changed.notify_one();
     }
 
-    /// How many tasks are here.
+    /// How many tasks are here, a message that is not opened yet counted as one.
     pub(crate) fn held(&self) -> usize {
+        let arriving = self.arriving.load(Ordering::Relaxed);
         let settled = self.settled.load(Ordering::Relaxed);
-        usize::try_from(self.taken.load(Ordering::Relaxed).saturating_sub(settled)).unwrap_or(usize::MAX)
+        let taken = self.taken.load(Ordering::Relaxed).saturating_sub(settled);
+        usize::try_from(taken).unwrap_or(usize::MAX).saturating_add(arriving)
     }
 
     fn credit(&self) -> Credit {

@@ -183,7 +183,10 @@ impl Pulling {
 
     async fn take(&self, pulled: Pulled) -> Result<(), ()> {
         match pulled {
-            Pulled::Delivery(delivery) => self.deliveries.send(delivery).await.map_err(|_| ())?,
+            Pulled::Delivery(delivery) => {
+                self.ledger.arrive();
+                self.deliveries.send(delivery).await.map_err(|_| ())?;
+            }
             Pulled::Room => {}
             Pulled::Refused(reason) => {
                 tracing::debug!(reason, "A pull of a lane was refused.");
@@ -268,6 +271,7 @@ impl Counter {
             Ok(tasks) => tasks,
             Err(error) => {
                 tracing::error!(subject = delivery.subject, sequence = delivery.facts.stream_sequence, %error, "A bundle cannot be read and is dropped.");
+                self.ledger.take(0);
                 if let Err(error) = delivery.ack.settle().await {
                     tracing::debug!(%error, "An ack was not sent.");
                 }

@@ -26,7 +26,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    fn new(target: impl ToString, reason: &'static str) -> Self {
+    fn new(target: &(impl ToString + ?Sized), reason: &'static str) -> Self {
         Self { target: target.to_string().chars().take(200).collect(), reason }
     }
 }
@@ -49,7 +49,7 @@ pub fn parse(text: &str, policy: Policy) -> Result<Url, Refused> {
     }
     let host = url.host().ok_or_else(|| Refused::new("the URL", "has no host"))?;
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(Refused::new(host, "comes with a user or a password in its URL: send a header instead"));
+        return Err(Refused::new(&host, "comes with a user or a password in its URL: send a header instead"));
     }
     match host {
         Host::Ipv4(ip) => check(IpAddr::V4(ip), policy)?,
@@ -87,7 +87,7 @@ pub fn check_resolved(name: &str, addresses: &[SocketAddr], policy: Policy) -> R
 
 fn check(ip: IpAddr, policy: Policy) -> Result<(), Refused> {
     match (policy, why_not_public(ip)) {
-        (Policy::PublicOnly, Some(reason)) => Err(Refused::new(ip, reason)),
+        (Policy::PublicOnly, Some(reason)) => Err(Refused::new(&ip, reason)),
         _ => Ok(()),
     }
 }

@@ -1,3 +1,5 @@
+//! What the door promises, against servers on this machine.
+
 use super::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;

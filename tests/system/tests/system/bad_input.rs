@@ -42,7 +42,10 @@ async fn a_body_that_does_not_fit_is_rejected_with_the_place_and_its_neighbours_
             let failure = done.failure().expect("rejected");
             assert_eq!((failure.code.as_str(), failure.path.as_deref()), ("schema", Some("/text")), "{failure}");
             let subject = format!("jetlane.dead.tests.{}.{}", Echo::TYPE, handle.id());
-            let dead = until_some(async || kit.client().bus().read_dead(&subject).await.expect("reads")).await;
+            let dead = until_some("there is a dead letter", async || {
+                kit.client().bus().read_dead(&subject).await.expect("reads")
+            })
+            .await;
             assert_eq!(dead.payload, br#"{"text":7}"#);
         } else {
             assert_eq!(done.outcome, Outcome::Succeeded);

@@ -41,7 +41,8 @@ async fn goes_through_every_hop(kit: &Kit) {
             assert_eq!(serde_json::from_slice::<Mirror>(&done.body).expect("JSON"), task);
         } else {
             let subject = format!("jetlane.dead.tests.{}.{}", Mirror::TYPE, handle.id());
-            let dead = until_some(async || bus.read_dead(&subject).await.expect("reads")).await;
+            let dead =
+                until_some("there is a dead letter", async || bus.read_dead(&subject).await.expect("reads")).await;
             assert_eq!(dead.payload, serde_json::to_vec(&task).expect("JSON"), "a dead letter is whole");
         }
     }

@@ -47,7 +47,7 @@ impl Rig {
         });
         self.executor = Some(serving.abort_handle());
         let task_type = Client::type_of::<Gated>().expect("valid");
-        until(async || self.client.task_type(&task_type).is_some()).await;
+        until("the type is announced", async || self.client.task_type(&task_type).is_some()).await;
     }
 
     /// Runs so many tasks while dispatchers die at the failure point; how often they died.
@@ -95,8 +95,9 @@ async fn dispatchers_that_die_now_and_then_lose_none_of_many_tasks() {
 
 /// Who leads the queue: the dispatcher's name.
 async fn leader(outsider: &Outsider) -> String {
-    let leases = until_some(async || outsider.jetstream.get_key_value("jetlane_leases").await.ok()).await;
-    let holder = until_some(async || leases.get("queue.tests").await.ok().flatten()).await;
+    let leases =
+        until_some("there are leases", async || outsider.jetstream.get_key_value("jetlane_leases").await.ok()).await;
+    let holder = until_some("somebody leads", async || leases.get("queue.tests").await.ok().flatten()).await;
     let holder = String::from_utf8_lossy(&holder).into_owned();
     holder.split('-').next().expect("a name").to_owned()
 }

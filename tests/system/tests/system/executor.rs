@@ -69,12 +69,18 @@ struct User(String);
 impl<S> FromTask<S> for User {
     fn from_task(seed: &Seed<'_, S>) -> Extracted<Self> {
         let headers: Headers = seed.task.headers.clone().into();
-        let user = headers.get("x-user").ok_or_else(|| TaskError::permanent("no_user", "the header x-user is missing"))?;
+        let user =
+            headers.get("x-user").ok_or_else(|| TaskError::permanent("no_user", "the header x-user is missing"))?;
         Ok(Self(user.to_owned()))
     }
 }
 
-async fn greet(task: Echo, User(user): User, headers: Headers, State(word): State<&'static str>) -> Result<String, TaskError> {
+async fn greet(
+    task: Echo,
+    User(user): User,
+    headers: Headers,
+    State(word): State<&'static str>,
+) -> Result<String, TaskError> {
     Ok(format!("{word} {user}: {} ({})", task.text, headers.len()))
 }
 
@@ -192,7 +198,9 @@ async fn an_executor_that_cannot_serve_says_why_at_start() {
 async fn a_draining_executor_ends_what_runs_and_hands_back_what_waits() {
     let bench = Bench::default();
     let kit = Kit::start().await;
-    let drain = kit.serve(Executor::new(kit.client(), "tests").state(bench.clone()).slots(1).prefetch(3).task(crate::tasks::gated));
+    let drain = kit.serve(
+        Executor::new(kit.client(), "tests").state(bench.clone()).slots(1).prefetch(3).task(crate::tasks::gated),
+    );
     let mut handles = Vec::new();
     for number in 0..4 {
         let task = crate::tasks::Gated { text: number.to_string() };

@@ -1,6 +1,20 @@
 //! The whole system against a real nats-server: one file a promise.
 #![allow(missing_docs, reason = "the names of tests are their documents")]
 
+mod bad_input;
+mod body_limit;
+mod callbacks;
+mod dispatcher_crash;
 mod executor;
+mod hostile_headers;
+mod open_door;
+mod outsider;
 mod pipeline;
+mod plain_lane;
+mod processes;
+mod receiver;
+mod subscriptions;
+mod survival;
 mod tasks;
+mod trace;
+mod waits;

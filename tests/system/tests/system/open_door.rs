@@ -66,7 +66,8 @@ async fn a_cloud_event_in_either_mode_is_a_task_named_by_its_id() {
     ];
     outsider.publish("jetlane.submit.test.seen", &binary, "{}").await;
     let seen = json(&outsider.completion(Seen::TYPE, id).await);
-    let expected = serde_json::json!({ "id": id, "tenant": "Zoë & co", "headers": [["X-User", "ada"]], "deadline": true });
+    let expected =
+        serde_json::json!({ "id": id, "tenant": "Zoë & co", "headers": [["X-User", "ada"]], "deadline": true });
     assert_eq!(seen, expected);
     let id = "0190b8f2-7c1e-7000-8000-000000000002";
     let event = serde_json::json!({
@@ -127,7 +128,8 @@ async fn a_delay_in_a_header_is_kept_by_the_broker() {
     let (sequence, _) = outsider.publish(DOOR, &[("ce-jetlanedelayms", "900")], r#"{"text":"later"}"#).await;
     let bus = kit.client().bus();
     let schedule = format!("jetlane.schedule.tests.s{sequence}");
-    until(async || bus.subject_counts("JETLANE_TIME", &schedule).await.expect("counts").len() == 1).await;
+    until("it is scheduled", async || bus.subject_counts("JETLANE_TIME", &schedule).await.expect("counts").len() == 1)
+        .await;
     let done = outsider.completion(Echo::TYPE, &format!("s{sequence}")).await;
     assert_eq!(json(&done), "later");
     assert!(began.elapsed() >= Duration::from_millis(900), "it ran after {:?}", began.elapsed());

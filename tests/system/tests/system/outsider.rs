@@ -1,5 +1,6 @@
 //! An outsider: any NATS client, which knows no more of Jetlane than its subjects and headers.
 
+use crate::waits::until_some;
 use async_nats::jetstream::consumer::{PullConsumer, pull};
 use async_nats::jetstream::{self, Message};
 use async_nats::{ConnectOptions, HeaderMap};
@@ -36,7 +37,9 @@ impl Outsider {
 
     /// Announces a task type: one value under one key.
     pub(crate) async fn announce(&self, task_type: &str, json: &str) {
-        let registry = self.jetstream.get_key_value("jetlane_registry").await.expect("there is a registry");
+        let registry =
+            until_some("there is a registry", async || self.jetstream.get_key_value("jetlane_registry").await.ok())
+                .await;
         registry.put(format!("types.{task_type}"), json.to_owned().into()).await.expect("announced");
     }
 
@@ -62,7 +65,10 @@ impl Outsider {
     /// The consumer of a plain lane, once its queue is led.
     pub(crate) async fn lane(&self, queue: &str) -> PullConsumer {
         let name = format!("lane-{queue}-normal-any");
-        crate::waits::until_some(async || self.jetstream.get_consumer_from_stream(&name, "JETLANE_LANES").await.ok()).await
+        until_some("the lane is there", async || {
+            self.jetstream.get_consumer_from_stream(&name, "JETLANE_LANES").await.ok()
+        })
+        .await
     }
 
     /// Publishes with a header block of its own making, as no library would write it. Not stored

@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime};
 
 async fn kit_with(bench: &Bench, slots: usize) -> Kit {
     let kit = Kit::start().await;
-    kit.serve(Executor::new(kit.client(), "tests").state(bench.clone()).slots(slots).task(echo).task(gated).task(flaky));
+    kit.serve(
+        Executor::new(kit.client(), "tests").state(bench.clone()).slots(slots).task(echo).task(gated).task(flaky),
+    );
     // Announced: what is submitted from here on goes by the SDK's door.
     soon(async {
         while kit.client().task_type(&jetlane::Client::type_of::<Flaky>().expect("valid")).is_none() {

@@ -113,7 +113,11 @@ impl Task for Flaky {
     }
 }
 
-pub(crate) async fn flaky(task: Flaky, Attempt(attempt): Attempt, State(bench): State<Bench>) -> Result<u32, TaskError> {
+pub(crate) async fn flaky(
+    task: Flaky,
+    Attempt(attempt): Attempt,
+    State(bench): State<Bench>,
+) -> Result<u32, TaskError> {
     bench.begin("flaky", attempt).await;
     if attempt <= task.failures {
         match task.how {

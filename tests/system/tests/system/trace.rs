@@ -27,7 +27,9 @@ async fn jaeger_finds_the_trace_by_its_id_and_by_every_service() {
         return task::submit().await;
     }
     let Some(jaeger) = Jaeger::find().await else {
-        eprintln!("skipped: no Jaeger by JAEGER_URL, JAEGER, on PATH or in the cache (tests/jaeger/build.sh builds one)");
+        eprintln!(
+            "skipped: no Jaeger by JAEGER_URL, JAEGER, on PATH or in the cache (tests/jaeger/build.sh builds one)"
+        );
         return;
     };
     let begun = jetlane_bus::clock::now();

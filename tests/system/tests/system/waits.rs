@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Waits until there is something, and returns it.
-pub(crate) async fn until_some<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn until_some<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let until = Instant::now() + PATIENCE;
     let mut every = interval(LOOK_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -20,19 +20,19 @@ pub(crate) async fn until_some<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T
         if let Some(found) = look().await {
             return found;
         }
-        assert!(Instant::now() < until, "it did not happen in time");
+        assert!(Instant::now() < until, "not in time: {what}");
     }
 }
 
 /// Waits until it is so.
-pub(crate) async fn until(mut look: impl AsyncFnMut() -> bool) {
-    until_some(async || look().await.then_some(())).await;
+pub(crate) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
+    until_some(what, async || look().await.then_some(())).await;
 }
 
 /// Waits until a type is known to the kit's client: what is submitted from here on goes by the SDK's door.
 pub(crate) async fn announced(kit: &Kit, task_type: &str) {
     let task_type = task_type.parse().expect("valid");
-    until(async || kit.client().task_type(&task_type).is_some()).await;
+    until("the type is announced", async || kit.client().task_type(&task_type).is_some()).await;
 }
 
 /// Waits until nothing is left to do: no task waits, is held, or is redelivered for ever. What a work

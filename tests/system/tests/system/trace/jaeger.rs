@@ -57,19 +57,23 @@ impl Jaeger {
 
     async fn start(program: &Path) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../jaeger/start.sh");
+        // What Jaeger says of itself is not worth a log, unless somebody asks for it.
+        let stderr = if set("JETLANE_LOG").is_some() { Stdio::inherit() } else { Stdio::null() };
         let mut watchdog = Command::new("/bin/sh")
             .args(["-c", WATCHDOG, "jaeger", script])
             // With it the script has nothing to build.
             .env("JAEGER", program)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .expect("a shell starts");
         let alive = watchdog.stdin.take().expect("stdin was piped");
         let mut said = String::new();
         let mut stdout = BufReader::new(watchdog.stdout.take().expect("stdout was piped"));
         jetlane_testkit::soon(stdout.read_line(&mut said)).await.expect("the script says where Jaeger is");
-        let places: Value = serde_json::from_str(&said).expect("a line of JSON");
+        let places: Value =
+            serde_json::from_str(&said).expect("start.sh says where, as JSON; JETLANE_LOG=warn says more");
         let place = |key: &str| places[key].as_str().expect("a URL").to_owned();
         Self { http: client(), query: place("query"), otlp: place("otlp_http"), _own: Some((watchdog, alive)) }
     }

@@ -58,7 +58,9 @@ async fn serve(listener: TcpListener, taken: Arc<Mutex<Vec<Span>>>) {
         let taken = Arc::clone(&taken);
         tokio::spawn(async move {
             let service = service_fn(move |request| take(request, Arc::clone(&taken)));
-            if let Err(error) = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
+            if let Err(error) =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
+            {
                 eprintln!("receiver: {error}");
             }
         });

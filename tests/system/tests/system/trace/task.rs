@@ -32,15 +32,9 @@ pub(super) async fn submit() {
     let client = Client::connect(std::env::var(SUBMITTER).expect("set by the test")).await.expect("connects");
     let last = Callback::Subject { subject: HEARS_LAST.into() };
     let follow_up = Callback::Task { task_type: task_type(FOLLOW_UP), priority: None, callbacks: vec![last] };
-    soon(async {
-        while [TASK, FOLLOW_UP].iter().any(|name| client.task_type(&task_type(name)).is_none()) {
-            tokio::task::yield_now().await;
-        }
-        let first = Callback::Subject { subject: HEARS_FIRST.into() };
-        let task = client.submit_json(TASK, br#"{"times":1}"#.to_vec()).callback(first).callback(follow_up);
-        task.await.expect("accepted").await.expect("the second attempt succeeds");
-    })
-    .await;
+    let first = Callback::Subject { subject: HEARS_FIRST.into() };
+    let task = client.submit_json(TASK, br#"{"times":1}"#.to_vec()).callback(first).callback(follow_up);
+    soon(async { task.await.expect("accepted").await }).await.expect("the second attempt succeeds");
     telemetry.shutdown().await;
 }
 
@@ -57,13 +51,15 @@ pub(super) async fn trace_one(otlp: &str) -> String {
     let mut first = client.subscribe(HEARS_FIRST).await.expect("subscribes");
     let mut last = client.subscribe(HEARS_LAST).await.expect("subscribes");
     client.flush().await.expect("the server knows the subscriptions");
-    let services: Vec<Child> = ["dispatcher", "executor", "callback"]
-        .map(|service| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_jetlane-under-test"));
-            command.args(["run", service]).env("NATS_URL", &url).env("JETLANE_DIE_WITH_PARENT", "1");
-            start(command, otlp)
-        })
-        .into();
+    let service = |service| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_jetlane-under-test"));
+        command.args(["run", service]).env("NATS_URL", &url).env("JETLANE_DIE_WITH_PARENT", "1");
+        start(command, otlp)
+    };
+    let (dispatcher, executor) = (service("dispatcher"), service("executor"));
+    until_announced(&url).await;
+    // Those that submit come after the announcements, so that they know them from the beginning.
+    let callback = service("callback");
     let mut command = Command::new(std::env::current_exe().expect("a test is a program"));
     let test = std::thread::current().name().expect("a test's thread has its name").to_owned();
     command.args(["--exact", &test, "--nocapture"]).env(SUBMITTER, &url);
@@ -73,11 +69,22 @@ pub(super) async fn trace_one(otlp: &str) -> String {
     let last = soon(last.next()).await.expect("the follow-up's completion is heard of");
     let traces = [trace_of(&first), trace_of(&last)];
     assert_eq!(traces[0], traces[1], "the follow-up goes on in the same trace");
-    for process in services.into_iter().chain([submitter]) {
+    for process in [submitter, dispatcher, executor, callback] {
         end(process).await;
     }
     let [trace_id, _] = traces;
     trace_id
+}
+
+/// Waits until both types are known to whoever asks: only then are they submitted by the SDK's door.
+async fn until_announced(url: &str) {
+    let client = Client::connect(url).await.expect("connects");
+    soon(async {
+        while [TASK, FOLLOW_UP].iter().any(|name| client.task_type(&task_type(name)).is_none()) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 /// Only what the test says decides on traces; what the process says goes to the test's own output.

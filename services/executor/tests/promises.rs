@@ -1,0 +1,150 @@
+//! The reference types as they are served, against a real nats-server. Tasks are put on the lane as a
+//! dispatcher would put them there.
+
+use jetlane::{Client, Completion, Failure, Outcome};
+use jetlane_bus::local::{self, Options, Server};
+use jetlane_bus::publish::Expect;
+use jetlane_bus::topology::Settings as Streams;
+use jetlane_bus::{Bus, Connect, Outgoing, Subscription, clock};
+use jetlane_executor::{Settings, executor};
+use jetlane_schemas::frame::{Progress, encode_bundle};
+use jetlane_schemas::{Fit, Headers, QueueName, TaskEvent, TaskId, TaskType, subject};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+struct Stage {
+    bus: Bus,
+    stored: Subscription,
+    drain: CancellationToken,
+    running: JoinHandle<Result<(), jetlane::Error>>,
+    // Ends with the stage.
+    _server: Server,
+}
+
+impl Stage {
+    async fn open() -> Self {
+        let binary = local::find(|line| eprintln!("{line}")).await.expect("a nats-server");
+        let server = Server::start(&binary, Options::default()).await.expect("started");
+        let bus = Bus::connect(&Connect::to(server.url(), "test")).await.expect("connected");
+        bus.ensure(&Streams::default()).await.expect("the streams are made");
+        let stored = bus.subscribe(&format!("{}>", subject::STORED_PREFIX)).await.expect("subscribed");
+        let client = Client::connect(server.url()).await.expect("connected");
+        let executor = executor(&client, &Settings::default()).expect("HTTP can be spoken");
+        let drain = CancellationToken::new();
+        let until = drain.clone();
+        let running = tokio::spawn(async move { executor.run_until(until).await });
+        Self { bus, stored, drain, running, _server: server }
+    }
+
+    async fn dispatch(&self, task_type: &str, payload: &Value) -> TaskEvent {
+        let task_type = TaskType::new(task_type).expect("valid");
+        let payload = payload.to_string().into_bytes();
+        let task = TaskEvent::new(TaskId::generate(), task_type, QueueName::default_queue(), clock::now(), payload);
+        let lane = subject::bundle(&task.queue, task.priority, &Fit::default());
+        let out = Outgoing {
+            subject: lane.clone(),
+            headers: Headers::new(),
+            body: encode_bundle(std::slice::from_ref(&task)).expect("small").into(),
+            message_id: Some(task.message_id("lane")),
+            expect: Expect::Anything,
+        };
+        self.bus.publish(out).await.expect("published").or_refused(&lane).expect("stored");
+        task
+    }
+
+    async fn completion(&mut self) -> Completion {
+        let message = self.stored.next().await.expect("a completion");
+        let (task_type, id) = subject::parse_stored(&message.subject).expect("a completion's subject");
+        Completion::from_message(&subject::done(&task_type, &id), &message.headers, &message.body).expect("readable")
+    }
+
+    /// Sends a task and waits for what comes of it.
+    async fn run(&mut self, task_type: &str, payload: Value) -> (Outcome, Value) {
+        let task = self.dispatch(task_type, &payload).await;
+        let completion = self.completion().await;
+        assert_eq!(completion.id, task.id);
+        (completion.outcome, serde_json::from_slice(&completion.body).expect("JSON"))
+    }
+
+    async fn close(self) {
+        self.drain.cancel();
+        self.running.await.expect("no panic").expect("no error");
+    }
+}
+
+#[tokio::test]
+async fn every_reference_type_is_served_and_announced() {
+    let mut stage = Stage::open().await;
+    for value in [json!(null), json!(7), json!("text"), json!({"a": [1, {"b": true}]})] {
+        assert_eq!(stage.run("jetlane.echo", value.clone()).await, (Outcome::Succeeded, value));
+    }
+    let (outcome, slept) = stage.run("jetlane.sleep", json!({ "ms": 30 })).await;
+    assert_eq!(outcome, Outcome::Succeeded);
+    assert!(slept["slept_ms"].as_u64().expect("a number") >= 30);
+    assert_eq!(stage.run("jetlane.fail", json!({ "times": 0 })).await, (Outcome::Succeeded, json!({ "attempt": 1 })));
+
+    let registry = stage.bus.bucket(subject::BUCKET_REGISTRY).await.expect("there");
+    for name in ["image.thumbnail", "http.request", "jetlane.echo", "jetlane.sleep", "jetlane.fail"] {
+        let key = subject::registry_type(&TaskType::new(name).expect("valid"));
+        let entry: Value = registry.get(&key).await.expect("readable").expect("announced");
+        assert_eq!(entry["queue"], "default", "{name}");
+        assert!(entry["schema"].is_object() || entry["schema"] == json!(true), "{name} has no schema");
+    }
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn what_cannot_succeed_fails_at_once_with_its_reason_and_no_retry() {
+    let mut stage = Stage::open().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = folder.path().join("text.png");
+    std::fs::write(&text, "no picture").expect("written");
+    for (task_type, payload, code, reason) in [
+        (
+            "image.thumbnail",
+            json!({ "path": text, "width": 64 }),
+            "unsupported",
+            "is no PNG, JPEG, WebP or GIF picture",
+        ),
+        ("image.thumbnail", json!({ "path": "/no/such.png", "width": 64 }), "unreadable", "No such file"),
+        (
+            "http.request",
+            json!({ "url": "http://169.254.169.254/latest/" }),
+            "refused",
+            "169.254.169.254 is link-local",
+        ),
+        ("http.request", json!({ "url": "file:///etc/passwd" }), "refused", "no scheme"),
+        ("jetlane.fail", json!({ "times": 9, "permanent": true, "code": "disk" }), "disk", "as it was asked to"),
+    ] {
+        let (outcome, body) = stage.run(task_type, payload).await;
+        let failure: Failure = serde_json::from_value(body).expect("a failure");
+        assert_eq!((outcome, failure.code.as_str()), (Outcome::Failed, code), "{failure}");
+        assert!(failure.message.contains(reason), "{failure}");
+    }
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_sleep_tells_its_progress_and_ends_when_it_is_cancelled() {
+    let mut stage = Stage::open().await;
+    let mut told = stage.bus.subscribe("jetlane.progress.>").await.expect("subscribed");
+    let task = stage.dispatch("jetlane.sleep", &json!({ "ms": 2_000 })).await;
+    let progress = told.next().await.expect("progress");
+    assert_eq!(progress.subject, subject::progress(&task.id));
+    assert_eq!(Progress::decode(&progress.body).expect("a frame").percent, 5);
+
+    // As a client cancels: the completion first, then the word to whoever runs it.
+    let cancelled =
+        Completion::of(&task, Outcome::Cancelled, clock::now()).with_failure(Failure::new("cancelled", "asked"));
+    stage.bus.complete(&cancelled).await.expect("stored");
+    stage.bus.send(subject::cancel(&task.id), Headers::new(), Vec::new().into()).await.expect("sent");
+    assert_eq!(stage.completion().await.outcome, Outcome::Cancelled);
+    // One slot's task is over when the executor can drain: a sleep that went on would tell more.
+    stage.close().await;
+    let mut last = 5;
+    while let Ok(Some(progress)) = tokio::time::timeout(std::time::Duration::ZERO, told.next()).await {
+        last = Progress::decode(&progress.body).expect("a frame").percent;
+    }
+    assert!(last < 100, "the sleep went on to its end");
+}

@@ -1,0 +1,261 @@
+//! Promise: what a task asked to be told of its end is told, whoever restarts in between.
+
+use crate::outsider::{Outsider, header, json};
+use crate::processes::Process;
+use crate::receiver::{Receiver, Request};
+use crate::tasks::{Bench, Echo, Flaky, How, echo, flaky};
+use crate::waits::{announced, drained, until};
+use futures::StreamExt;
+use jetlane::{Attempt, Callback, Executor, Outcome, Priority, State, Task, TaskError, TaskId};
+use jetlane_callback::endpoint::{EndpointSettings, SecretText};
+use jetlane_callback::signature::Secret;
+use jetlane_callback::{Counts, Endpoints, Settings};
+use jetlane_service::health::Health;
+use jetlane_testkit::{Kit, soon};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// A follow-up of [`Echo`]: its body is the echo's output, a text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+struct Followed(String);
+
+impl Task for Followed {
+    const TYPE: &'static str = "test.followed";
+    type Output = String;
+}
+
+async fn followed(task: Followed, Attempt(attempt): Attempt, State(bench): State<Bench>) -> Result<String, TaskError> {
+    bench.began.lock().await.push((task.0.clone(), attempt));
+    bench.beginning.notify_one();
+    Ok(format!("after {}", task.0))
+}
+
+struct Rig {
+    kit: Kit,
+    outsider: Outsider,
+    bench: Bench,
+    counts: Arc<Counts>,
+    secret: String,
+}
+
+impl Rig {
+    async fn without_callbacks() -> Self {
+        let (kit, bench) = (Kit::start().await, Bench::default());
+        let executor = Executor::new(kit.client(), "tests").state(bench.clone());
+        kit.serve(executor.task(echo).task(flaky).task(followed));
+        announced(&kit, Followed::TYPE).await;
+        let outsider = Outsider::connect(&kit.url()).await;
+        Self { kit, outsider, bench, counts: Arc::default(), secret: Secret::generate() }
+    }
+
+    /// With a callback service that knows the endpoint `hook`.
+    async fn start(url: Option<&str>) -> Self {
+        let rig = Self::without_callbacks().await;
+        let endpoint = |url: &str| EndpointSettings {
+            url: url.into(),
+            secrets: vec![SecretText::from(rig.secret.clone())],
+            allow_private_addresses: true,
+        };
+        let endpoints = url.map(|url| ("hook".to_owned(), endpoint(url))).into_iter().collect();
+        let endpoints = Endpoints::new(&Settings { endpoints, ..Settings::default() }).expect("valid");
+        let (client, counts) = (rig.kit.another_client().await, Arc::clone(&rig.counts));
+        rig.kit.keep(tokio::spawn(async move {
+            let served =
+                jetlane_callback::serve(client, endpoints, counts, Health::default(), CancellationToken::new());
+            served.await.expect("the callback service runs");
+        }));
+        rig
+    }
+
+    /// The variables of a callback service that is a process.
+    fn variables(&self, url: &str) -> String {
+        format!("{{ hook = {{ url = {url:?}, secrets = [{:?}], allow_private_addresses = true }} }}", self.secret)
+    }
+
+    /// Checks the signature and returns the body.
+    fn verified(&self, request: &Request) -> serde_json::Value {
+        let webhook = standardwebhooks::Webhook::new(&self.secret).expect("valid");
+        let at = request.headers["webhook-timestamp"].parse().expect("seconds");
+        let signature = webhook.sign(&request.headers["webhook-id"], at, request.body.as_bytes()).expect("signs");
+        assert!(request.headers["webhook-signature"].split(' ').any(|given| given == signature), "{request:?}");
+        assert_eq!(request.line, "POST /hook?a=1 HTTP/1.1");
+        serde_json::from_str(&request.body).expect("JSON")
+    }
+}
+
+fn echoing(text: &str) -> Echo {
+    Echo { text: text.into() }
+}
+
+fn failing() -> Flaky {
+    Flaky { failures: 9, how: How::Permanent }
+}
+
+fn to(subject: &str) -> Callback {
+    Callback::Subject { subject: subject.into() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subject_receives_the_completion_with_all_that_tells_what_it_is_of() {
+    let rig = Rig::start(None).await;
+    let mut billing = rig.outsider.client.subscribe("billing.done").await.expect("listens");
+    let submit = rig.kit.client().submit(echoing("hello")).callback(to("billing.done")).tenant("acme");
+    let handle = submit.await.expect("accepted");
+    let message = soon(billing.next()).await.expect("a callback");
+    assert_eq!(message.payload.as_ref(), br#""hello""#);
+    let headers = message.headers.expect("headers");
+    let value = |name: &str| headers.get(name).map_or("", |value| value.as_str()).to_owned();
+    assert_eq!(value("ce-jetlaneid"), handle.id().as_str());
+    assert_eq!(value("ce-jetlanetype"), Echo::TYPE);
+    assert_eq!((value("ce-jetlaneoutcome"), value("ce-jetlanetenant")), ("succeeded".into(), "acme".into()));
+    assert_eq!((value("ce-id"), value("ce-type")), (handle.id().to_string(), "jetlane.completion".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follow_up_receives_the_output_the_priority_and_the_id_of_its_parent() {
+    let rig = Rig::start(None).await;
+    let mut chained = rig.outsider.client.subscribe("chain.done").await.expect("listens");
+    let next = Callback::Task {
+        task_type: Followed::TYPE.parse().expect("valid"),
+        priority: None,
+        callbacks: vec![to("chain.done")],
+    };
+    let submit = rig.kit.client().submit(echoing("first")).priority(Priority::High).callback(next);
+    let parent = submit.await.expect("accepted").id().clone();
+    assert_eq!(rig.bench.begun(1).await, [("first".to_owned(), 1)]);
+    let id = TaskId::of_follow_up(&parent, 0);
+    let mut handle = rig.kit.client().handle::<Followed>(id.clone()).expect("valid");
+    let done = soon(handle.completion()).await.expect("completes");
+    assert_eq!((done.outcome, done.priority, done.parent), (Outcome::Succeeded, Priority::High, Some(parent)));
+    // The follow-up's own callback.
+    let message = soon(chained.next()).await.expect("a callback");
+    assert_eq!(message.payload.as_ref(), br#""after first""#);
+    drained(rig.kit.client().bus(), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_is_signed_and_comes_again_under_the_same_id_when_the_receiver_failed() {
+    let mut receiver = Receiver::start(&[500]).await;
+    let rig = Rig::start(Some(&receiver.url)).await;
+    let handle = rig.kit.client().submit(echoing("hook me")).webhook("hook").await.expect("accepted");
+    let (first, second) = (receiver.next().await, receiver.next().await);
+    for request in [&first, &second] {
+        let body = rig.verified(request);
+        assert_eq!((body["id"].as_str(), body["type"].as_str()), (Some(handle.id().as_str()), Some(Echo::TYPE)));
+        assert_eq!((body["outcome"].as_str(), body["output"].as_str()), (Some("succeeded"), Some("hook me")));
+    }
+    assert_eq!(first.headers["webhook-id"], second.headers["webhook-id"]);
+    until("the callbacks are delivered", async || rig.counts.delivered() == 1).await;
+    assert!(!receiver.has_more(), "what was taken is not sent again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_task_is_told_of_and_has_no_follow_up() {
+    let mut receiver = Receiver::start(&[]).await;
+    let rig = Rig::start(Some(&receiver.url)).await;
+    let mut told = rig.outsider.client.subscribe("told").await.expect("listens");
+    let submit = rig.kit.client().submit(failing()).then::<Followed>().webhook("hook").callback(to("told"));
+    let parent = submit.await.expect("accepted").id().clone();
+    let body = rig.verified(&receiver.next().await);
+    assert_eq!((body["outcome"].as_str(), body["error"]["code"].as_str()), (Some("failed"), Some("no_use")));
+    let message = soon(told.next()).await.expect("a callback");
+    let headers = message.headers.expect("headers");
+    assert_eq!(headers.get("ce-jetlaneoutcome").map(|value| value.as_str()), Some("failed"));
+    // All three are dealt with, and no follow-up came of it.
+    until("the callbacks are delivered", async || rig.counts.delivered() == 3).await;
+    drained(rig.kit.client().bus(), &[]).await;
+    let follow_up = rig.kit.client().handle::<Followed>(TaskId::of_follow_up(&parent, 0)).expect("valid");
+    assert!(follow_up.look().await.expect("reads").is_none());
+    assert!(!rig.bench.began.lock().await.iter().any(|(text, _)| text != "flaky"), "a follow-up ran");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rejected_a_cancelled_and_an_expired_task_are_told_of() {
+    let rig = Rig::start(None).await;
+    let mut told = rig.outsider.client.subscribe("told.*").await.expect("listens");
+    let bad = rig.kit.client().submit_json(Echo::TYPE, b"{}".to_vec()).callback(to("told.rejected"));
+    bad.await.expect("accepted");
+    let past = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
+    rig.kit.client().submit(echoing("x")).deadline(past).callback(to("told.expired")).await.expect("accepted");
+    let mut outcomes = Vec::new();
+    for _ in 0..2 {
+        let message = soon(told.next()).await.expect("a callback");
+        let headers = message.headers.expect("headers");
+        outcomes.push((message.subject.to_string(), headers.get("ce-jetlaneoutcome").expect("told").to_string()));
+    }
+    outcomes.sort();
+    let expected = [("told.expired", "expired"), ("told.rejected", "rejected")];
+    assert_eq!(outcomes, expected.map(|(subject, outcome)| (subject.to_owned(), outcome.to_owned())));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_completion_without_callbacks_triggers_nothing() {
+    let mut receiver = Receiver::start(&[]).await;
+    let rig = Rig::start(Some(&receiver.url)).await;
+    for number in 0..20 {
+        let handle = rig.kit.client().submit(echoing(&number.to_string())).await.expect("accepted");
+        soon(handle.into_future()).await.expect("succeeds");
+    }
+    // Read in order: once this one is delivered, those before it have been dealt with.
+    rig.kit.client().submit(echoing("last")).webhook("hook").await.expect("accepted");
+    assert_eq!(rig.verified(&receiver.next().await)["output"].as_str(), Some("last"));
+    until("the callbacks are delivered", async || rig.counts.delivered() == 1).await;
+    assert!(!receiver.has_more());
+    assert_eq!((rig.counts.again(), rig.counts.dead()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_callback_that_can_never_be_delivered_is_kept_with_the_reason() {
+    let rig = Rig::start(None).await;
+    let handle = rig.kit.client().submit(echoing("x")).webhook("nobody").await.expect("accepted");
+    let subject = format!("jetlane.dead_callback.{}.{}.0", Echo::TYPE, handle.id());
+    let dead = rig.outsider.first("JETLANE_DEAD", &subject).await;
+    assert!(header(&dead, "ce-jetlanereason").contains("nobody"), "{:?}", dead.headers);
+    assert_eq!(json(&dead), "x");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_completion_of_anybodys_with_a_hostile_target_reaches_nobody() {
+    let rig = Rig::start(None).await;
+    let mut tasks = rig.outsider.client.subscribe("jetlane.submit.>").await.expect("listens");
+    let hostile = r#"[{"kind":"subject","subject":"jetlane.submit.test.echo"}]"#;
+    let headers = [("ce-jetlaneoutcome", "succeeded"), ("ce-jetlanecallbacks", hostile)];
+    rig.outsider.publish("jetlane.done.test.echo.s99", &headers, r#"{"text":"x"}"#).await;
+    rig.outsider.first("JETLANE_DEAD", "jetlane.dead_callback.test.echo.s99.0").await;
+    assert!(futures::FutureExt::now_or_never(tasks.next()).is_none(), "a callback is a back door");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_callback_service_that_is_killed_delivers_once_it_is_back() {
+    let mut receiver = Receiver::start(&[500]).await;
+    let rig = Rig::without_callbacks().await;
+    let endpoints = rig.variables(&receiver.url);
+    let variables = [("JETLANE_CALLBACK_ENDPOINTS", endpoints.as_str())];
+    let start = || Process::service("callback", &rig.kit.url(), &variables);
+    let mut service = start();
+    rig.kit.client().submit(echoing("retried")).webhook("hook").await.expect("accepted");
+    let first = receiver.next().await;
+    // What follows from the failure is stored: as a schedule of the broker's.
+    let bus = rig.kit.client().bus();
+    let schedules = "jetlane.schedule.callback.>";
+    until("it is scheduled", async || bus.subject_counts("JETLANE_TIME", schedules).await.expect("counts").len() == 1)
+        .await;
+    service.kill().await;
+    let missed = rig.kit.client().submit(echoing("missed")).webhook("hook").await.expect("accepted");
+    soon(missed.into_future()).await.expect("succeeds");
+    let _service = start();
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        let request = receiver.next().await;
+        let output = rig.verified(&request)["output"].as_str().expect("text").to_owned();
+        told.push((
+            output.clone(),
+            output != "retried" || request.headers["webhook-id"] == first.headers["webhook-id"],
+        ));
+    }
+    told.sort();
+    assert_eq!(told, [("missed".to_owned(), true), ("retried".to_owned(), true)]);
+}
