@@ -18,13 +18,15 @@ impl Keeper {
         let (its_lost, its_give_up) = (lost.clone(), give_up.clone());
         let task = tokio::spawn(async move {
             loop {
-                tokio::select! {
-                    () = its_give_up.cancelled() => return lease.release().await,
-                    () = tokio::time::sleep(RENEW_EVERY) => {}
-                }
+                // Renewed at once as well: a lease that is made over the mark of one that ended has no end
+                // of its own until its first renewal (async-nats drops the time to live there).
                 if !lease.renew().await {
                     its_lost.cancel();
                     return;
+                }
+                tokio::select! {
+                    () = its_give_up.cancelled() => return lease.release().await,
+                    () = tokio::time::sleep(RENEW_EVERY) => {}
                 }
             }
         });

@@ -205,7 +205,7 @@ impl Bus {
         let sent = if headers.is_empty() {
             self.client.publish(subject.clone(), body).await
         } else {
-            self.client.publish_with_headers(subject.clone(), headers_into(headers), body).await
+            self.client.publish_with_headers(subject.clone(), headers_into(&headers), body).await
         };
         sent.map_err(|source| Error::Send { subject, source: source.into() })
     }
@@ -255,10 +255,10 @@ fn reconnect_pause(attempts: usize) -> Duration {
     Duration::from_millis(10 * 2_u64.pow(exponent)).min(RECONNECT_PAUSE_MAX)
 }
 
-pub(crate) fn headers_into(headers: Headers) -> HeaderMap {
+pub(crate) fn headers_into(headers: &Headers) -> HeaderMap {
     let mut map = HeaderMap::new();
-    for (name, value) in headers.into_pairs() {
-        map.append(name.as_str(), value.as_str());
+    for (name, value) in headers.iter() {
+        map.append(name, value);
     }
     map
 }

@@ -123,8 +123,13 @@ impl Bus {
                 None => break (headers, frame.map_err(|e| failed(e.into()))?),
             }
         };
-        let out =
-            Outgoing { headers, body: frame.into(), message_id: None, expect: Expect::Absent, subject: subject.clone() };
+        let out = Outgoing {
+            headers,
+            body: frame.into(),
+            message_id: None,
+            expect: Expect::Absent,
+            subject: subject.clone(),
+        };
         match self.publish(out).await? {
             Published::Stored(_) | Published::Duplicate(_) | Published::Taken => Ok(()),
             other @ (Published::Full | Published::NoStream) => other.or_refused(&subject).map(|_| ()),

@@ -64,11 +64,10 @@ impl Bus {
     /// [`Error::Publish`] when no answer came, however often it was sent; [`Error::Refused`] when
     /// it can never be stored (too large, or refused for another reason than those of [`Published`]).
     pub async fn publish(&self, out: Outgoing) -> Result<Published, Error> {
-        let headers = wire_headers(&out);
         let mut sends = 0;
         loop {
             sends += 1;
-            let outcome = match self.start(&out, headers.clone()).await {
+            let outcome = match self.start(&out).await {
                 Ok(ack) => ack.await,
                 Err(error) => Err(error),
             };
@@ -101,11 +100,8 @@ impl Bus {
         }
     }
 
-    async fn start(
-        &self,
-        out: &Outgoing,
-        headers: HeaderMap,
-    ) -> Result<PublishAckFuture, async_nats::jetstream::context::PublishError> {
+    async fn start(&self, out: &Outgoing) -> Result<PublishAckFuture, async_nats::jetstream::context::PublishError> {
+        let headers = wire_headers(out);
         if headers.is_empty() {
             self.jetstream.publish(out.subject.clone(), out.body.clone()).await
         } else {
@@ -122,7 +118,7 @@ impl Bus {
 }
 
 fn wire_headers(out: &Outgoing) -> HeaderMap {
-    let mut headers = headers_into(out.headers.clone());
+    let mut headers = headers_into(&out.headers);
     if let Some(id) = &out.message_id {
         headers.insert(header::MSG_ID, id.as_str());
     }

@@ -73,6 +73,10 @@ impl Bus {
     pub async fn puller(&self, stream: &str, consumer: &str) -> Result<Puller, Error> {
         let inbox = self.client.new_inbox();
         let subject = format!("{inbox}.*");
+        // The connection that is there is not a new one: nothing that is asked of it may be forgotten, or it
+        // would be asked for twice.
+        let mut connections = self.connections();
+        connections.mark_unchanged();
         let messages = self
             .client
             .subscribe(subject.clone())
@@ -83,7 +87,7 @@ impl Bus {
             next_subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
             inbox,
             messages,
-            connections: self.connections(),
+            connections,
             pulls: VecDeque::new(),
             pulls_made: 0,
             outstanding: 0,

@@ -10,8 +10,8 @@ use jetlane_bus::{Outgoing, Published, clock, publish::Expect, trace};
 use jetlane_schemas::limits::DELAY_MS_MAX;
 use jetlane_schemas::task::InvalidOption;
 use jetlane_schemas::{
-    Callback, Headers, InvalidName, Micros, Priority, QueueName, TaskEvent, TaskId, TaskType, Tenant, frame, header, intake,
-    subject,
+    Callback, Headers, InvalidName, Micros, Priority, QueueName, TaskEvent, TaskId, TaskType, Tenant, frame, header,
+    intake, subject,
 };
 use std::fmt;
 use std::future::IntoFuture;

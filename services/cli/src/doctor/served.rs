@@ -1,7 +1,7 @@
 //! Types and queues that nobody serves: what waits there waits for ever, without any error.
 
 use super::{Check, grouped, told};
-use crate::types::{Announced, announced, waiting};
+use crate::announce::{Announced, announced, waiting};
 use futures::{StreamExt, TryStreamExt};
 use jetlane::{Bus, Flow, Priority, QueueEntry, QueueName, TaskType};
 use jetlane_bus::Error;

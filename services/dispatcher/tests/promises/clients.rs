@@ -87,7 +87,7 @@ async fn what_nobody_pulls_any_more_is_taken_back_and_runs_elsewhere() {
     let mut taken = taker.take(2, 2).await;
     taken.sort_by(|a, b| a.id.cmp(&b.id));
     assert_eq!(taken.iter().map(|task| &task.id).collect::<Vec<_>>(), [&tasks[1].id, &tasks[2].id]);
-    assert!(taken.iter().all(|task| task.run == 2 && task.attempts == 0 && task.suspect));
+    assert!(taken.iter().all(|task| task.run == 2 && task.suspect), "{taken:?}");
     stage.until_holds(STREAM_LANES, 0).await;
 }
 

@@ -183,7 +183,9 @@ impl Run<'_> {
             };
             match notes.await {
                 Ok(saved) => task.checkpoint = saved,
-                Err(error) => tracing::warn!(task_id = %task.id, %error, "The checkpoint cannot be read; starting over."),
+                Err(error) => {
+                    tracing::warn!(task_id = %task.id, %error, "The checkpoint cannot be read; starting over.")
+                }
             }
         }
         task
@@ -251,7 +253,10 @@ impl Run<'_> {
     async fn succeed(&self, mut completion: Completion, reply: TaskReply) -> Result<(), jetlane_bus::Error> {
         let limit = self.desk.bus.body_bytes_max().min(BODY_BYTES_MAX);
         if reply.output.len() > limit {
-            let text = format!("the output has {} bytes, the limit is {limit}: store it and return its place", reply.output.len());
+            let text = format!(
+                "the output has {} bytes, the limit is {limit}: store it and return its place",
+                reply.output.len()
+            );
             completion.outcome = Outcome::Failed;
             return self.fail(completion, Failure::new("output", text)).await;
         }
@@ -376,5 +381,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 fn hash(id: &TaskId) -> u64 {
-    id.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    id.as_str()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -272,6 +272,7 @@ impl Counter {
             Err(error) => {
                 tracing::error!(subject = delivery.subject, sequence = delivery.facts.stream_sequence, %error, "A bundle cannot be read and is dropped.");
                 self.ledger.take(0);
+                self.freed.send_modify(|count| *count += 1);
                 if let Err(error) = delivery.ack.settle().await {
                     tracing::debug!(%error, "An ack was not sent.");
                 }
