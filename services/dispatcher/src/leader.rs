@@ -60,6 +60,8 @@ pub(crate) struct Leader {
     sources: Sources,
     flows: Flows,
     works: FuturesUnordered<BoxFuture<'static, Carried>>,
+    /// Publishes to lanes whose outcome is not known.
+    on_the_way: usize,
     /// Messages whose tasks are all settled, to be acknowledged at the end of this turn.
     acks: Vec<Ack>,
     credits: Subscription,

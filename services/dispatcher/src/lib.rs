@@ -7,6 +7,7 @@
 //! - `leader`: one queue led: its flows read, its tasks held, decisions carried out
 //! - `read`, `validate`: a message as tasks, and what is wrong with them
 //! - `carry`: what a decision stores; `plain`: tasks as messages for clients in any language
+//! - `door`: the connection that the open door is read by, and what costs it
 //! - `sweeper`: ends what the server gave up
 //!
 //! Deliberately absent: the order of dispatch and the count of credit, which are the core's; and any
@@ -16,6 +17,7 @@ mod cancelled;
 mod carry;
 mod config;
 mod discovery;
+mod door;
 mod error;
 mod keeper;
 mod leader;
@@ -33,13 +35,19 @@ pub use error::Error;
 
 use cancelled::Cancelled;
 use jetlane_bus::{Bus, Connect, WhenAbsent};
-use jetlane_service::frame::{Frame, Service};
+use jetlane_service::frame::{self, Frame, Service};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Who a dispatcher is, as a process.
 pub const SERVICE: Service = Service { name: "dispatcher", version: env!("CARGO_PKG_VERSION") };
+
+/// How often the start is tried: a server that is just starting answers late.
+const PREPARE_ATTEMPTS_MAX: u32 = 5;
+/// The pause between two tries.
+const PREPARE_PAUSE: Duration = Duration::from_millis(500);
 
 /// What all parts of a dispatcher share.
 #[derive(Clone)]
@@ -49,6 +57,7 @@ struct World {
     holder: String,
     registry: registry::Known,
     found: discovery::Seen,
+    door: door::Door,
     cancelled: Cancelled,
     shares: Arc<share::Shares>,
 }
@@ -79,22 +88,25 @@ pub async fn serve(frame: Frame, config: Config) -> Result<(), Error> {
 /// # Errors
 /// [`Error`] when the connection is closed for good, or the streams can be neither found nor made at start.
 pub async fn run(bus: Bus, config: Config, drain: CancellationToken) -> Result<(), Error> {
-    for drift in bus.ensure(&config.streams).await.map_err(Error::Prepare)? {
-        tracing::warn!(
-            name = drift.name,
-            setting = drift.setting,
-            wanted = drift.wanted,
-            found = drift.found,
-            "A stream is not as it was declared."
-        );
-    }
     let mut helpers = JoinSet::new();
-    let registry = registry::watch(&bus, &mut helpers).await?;
-    let cancelled = Cancelled::watch(&bus, &mut helpers).await?;
+    let mut attempt = 1;
+    let (registry, cancelled) = loop {
+        match prepare(&bus, &config, &mut helpers).await {
+            Ok(prepared) => break prepared,
+            Err(error) if attempt >= PREPARE_ATTEMPTS_MAX => return Err(error),
+            Err(error) => {
+                tracing::warn!(error = frame::one_line(&error), attempt, "Not ready yet; trying again.");
+                helpers = JoinSet::new();
+                attempt += 1;
+                tokio::time::sleep(PREPARE_PAUSE).await;
+            }
+        }
+    };
     let found = discovery::watch(&bus, registry.clone(), &mut helpers);
+    let door = door::open(&bus, registry.clone(), &mut helpers).await?;
     helpers.spawn(sweeper::sweep(bus.clone()));
     let holder = config.holder();
-    let world = World { bus, config, holder, registry, found, cancelled, shares: Arc::default() };
+    let world = World { bus, config, holder, registry, found, door, cancelled, shares: Arc::default() };
     let ended = tokio::select! {
         ended = supervisor::lead_all(&world, &drain) => ended,
         Some(ended) = helpers.join_next() => match ended {
@@ -105,4 +117,23 @@ pub async fn run(bus: Bus, config: Config, drain: CancellationToken) -> Result<(
     };
     helpers.shutdown().await;
     ended
+}
+
+/// Makes the streams that are missing, and reads what is announced and cancelled.
+async fn prepare(
+    bus: &Bus,
+    config: &Config,
+    helpers: &mut JoinSet<Result<(), Error>>,
+) -> Result<(registry::Known, Cancelled), Error> {
+    for drift in bus.ensure(&config.streams).await.map_err(Error::Prepare)? {
+        tracing::warn!(
+            name = drift.name,
+            setting = drift.setting,
+            wanted = drift.wanted,
+            found = drift.found,
+            "A stream is not as it was declared."
+        );
+    }
+    let registry = registry::watch(bus, helpers).await?;
+    Ok((registry, Cancelled::watch(bus, helpers).await?))
 }

@@ -47,7 +47,7 @@ async fn lead_one(world: World, queue: QueueName, drain: CancellationToken) {
         let pause = match lead_once(&world, &queue, &drain).await {
             Ok(()) => ASK_EVERY,
             Err(error) => {
-                let error: &dyn std::error::Error = &error;
+                let error = jetlane_service::frame::one_line(&error);
                 tracing::warn!(%queue, error, "The lead of a queue ended; asking for it again.");
                 PAUSE_AFTER_FAULT
             }

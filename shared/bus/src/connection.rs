@@ -77,7 +77,7 @@ pub struct Bus {
     pub(crate) client: async_nats::Client,
     pub(crate) jetstream: jetstream::Context,
     connections: watch::Receiver<u64>,
-    url: String,
+    connect: Connect,
 }
 
 /// A message of core NATS.
@@ -149,12 +149,20 @@ impl Bus {
             .max_ack_inflight(PUBLISHES_IN_FLIGHT_MAX)
             .backpressure_on_inflight(true)
             .build(client.clone());
-        let bus = Self { client, jetstream, connections, url: connect.url.clone() };
+        let bus = Self { client, jetstream, connections, connect: connect.clone() };
         if connect.when_absent == WhenAbsent::Wait {
             bus.wait_connected().await;
         }
         bus.check_server().await?;
         Ok(bus)
+    }
+
+    /// A connection of its own to the same server: what ends one does not end the other.
+    ///
+    /// # Errors
+    /// As for [`Bus::connect`].
+    pub async fn another(&self) -> Result<Self, Error> {
+        Self::connect(&self.connect).await
     }
 
     async fn wait_connected(&self) {
@@ -165,13 +173,13 @@ impl Bus {
 
     async fn check_server(&self) -> Result<(), Error> {
         if !self.client.is_server_compatible(2, 14, 0) {
-            return Err(Error::TooOld { url: self.url.clone(), found: self.server().version });
+            return Err(Error::TooOld { url: self.connect.url.clone(), found: self.server().version });
         }
         self.jetstream
             .query_account()
             .await
             .map(|_account| ())
-            .map_err(|source| Error::NoJetStream { url: self.url.clone(), source: source.into() })
+            .map_err(|source| Error::NoJetStream { url: self.connect.url.clone(), source: source.into() })
     }
 
     /// What the server said of itself at the last connection.
@@ -182,7 +190,7 @@ impl Bus {
 
     /// The address that this bus was told to connect to.
     pub fn url(&self) -> &str {
-        &self.url
+        &self.connect.url
     }
 
     /// The largest body of a task or output, in bytes: 768 KiB, and at most the server's

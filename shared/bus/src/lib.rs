@@ -6,6 +6,7 @@
 //! - [`publish`]: publish and wait for the ack, the same bytes under the same id until it is known
 //! - [`pull`]: pulls by free room, deliveries, acks, in-progress acks
 //! - [`flows`]: the consumers of intake and lanes; taking over from an old leader
+//! - [`unreadable`]: messages whose headers are none, found before they do more harm
 //! - [`done`]: the one completion of a task, arbitrated by the server
 //! - [`schedule`]: delays in the broker
 //! - [`lease`], [`kv`]: who leads a queue; what is announced
@@ -29,6 +30,7 @@ pub mod pull;
 pub mod schedule;
 pub mod topology;
 pub mod trace;
+pub mod unreadable;
 
 pub use connection::{Bus, Connect, Message, ServerFacts, Subscription, WhenAbsent};
 pub use error::Error;

@@ -320,6 +320,12 @@ pub struct Ack {
 }
 
 impl Ack {
+    /// The same answer over another connection.
+    #[must_use]
+    pub fn over(self, bus: &Bus) -> Self {
+        Self { client: bus.client.clone(), reply: self.reply }
+    }
+
     /// It is settled: the server removes it. Sent, not confirmed: a lost ack brings it again.
     ///
     /// # Errors

@@ -55,6 +55,7 @@ pub(crate) struct Ledger {
     /// Sums over the live executors.
     held: u64,
     free: [u64; FITS_MAX],
+    live: usize,
     check_at: Micros,
 }
 
@@ -127,30 +128,34 @@ impl Ledger {
             return;
         }
         self.check_at = Micros(now.0 + CHECK_EVERY.0);
-        let (mut held, mut free) = (self.held, self.free);
+        let (mut held, mut free, mut gone) = (self.held, self.free, 0);
         self.executors.retain(|_, executor| {
             let silence = now.0.saturating_sub(executor.seen.0);
             if executor.is_live && silence > EXECUTOR_SILENCE_MAX.0 {
                 executor.is_live = false;
+                gone += 1;
                 held -= executor.held();
                 adjust(&mut free, executor, |sum, part| sum - part);
             }
             silence <= EXECUTOR_MEMORY.0
         });
         (self.held, self.free) = (held, free);
+        self.live -= gone;
     }
 
     /// When [`Ledger::check`] is due, if anybody is there to go silent.
     pub(crate) fn check_at(&self) -> Option<Micros> {
-        self.executors.values().any(|executor| executor.is_live).then_some(self.check_at)
+        (self.live > 0).then_some(self.check_at)
     }
 
     fn add(&mut self, executor: &Executor) {
+        self.live += 1;
         self.held += executor.held();
         adjust(&mut self.free, executor, |sum, part| sum + part);
     }
 
     fn subtract(&mut self, executor: &Executor) {
+        self.live -= 1;
         self.held -= executor.held();
         adjust(&mut self.free, executor, |sum, part| sum - part);
     }

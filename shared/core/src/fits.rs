@@ -34,7 +34,7 @@ impl Default for FitTable {
 }
 
 impl FitTable {
-    /// The fit's number; `None` once [`FITS_MAX`] others are known.
+    /// The fit's number; `None` once [`crate::entry::FITS_MAX`] others are known.
     pub(crate) fn number(&mut self, fit: &str) -> Option<FitId> {
         if let Some(place) = self.0.iter().position(|known| known.as_str() == fit) {
             return FitId::new(place);

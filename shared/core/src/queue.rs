@@ -176,6 +176,9 @@ impl Queue {
     pub fn next(&mut self, now: Micros) -> Option<Decision> {
         self.ledger.check(now);
         self.plain.check(now);
+        if self.starved.rest_until <= now {
+            self.starved.rest_until = Micros(0);
+        }
         self.drop_next().or_else(|| self.expire_next(now)).or_else(|| self.dispatch_next(now)).or_else(|| {
             let (flow, room) = self.windows.next_pull()?;
             Some(Decision::Pull { flow, messages: room.messages, bytes: room.bytes })
@@ -330,10 +333,7 @@ impl Queue {
         lanes
     }
 
-    fn rests(&mut self, now: Micros) -> bool {
-        if self.starved.rest_until <= now {
-            self.starved.rest_until = Micros(0);
-        }
+    fn rests(&self, now: Micros) -> bool {
         self.starved.rest_until > now
     }
 }

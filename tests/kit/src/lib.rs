@@ -143,6 +143,8 @@ impl Drop for Kit {
 
 async fn start_dispatcher(url: &str, config: jetlane_dispatcher::Config, drain: CancellationToken) -> JoinHandle<()> {
     let bus = Bus::connect(&Connect::to(url, "kit-dispatcher")).await.expect("the dispatcher connects");
+    // Ready when it returns: whoever submits at once finds the streams.
+    bus.ensure(&config.streams).await.expect("the streams are made");
     tokio::spawn(async move { jetlane_dispatcher::run(bus, config, drain).await.expect("the dispatcher runs") })
 }
 

@@ -1,6 +1,7 @@
 //! The flows of a queue: a consumer each, made when the flow is first used and kept; pulled as the
 //! core has room.
 
+use crate::door::Door;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use jetlane_bus::pull::REFUSED_PAUSE;
@@ -54,6 +55,7 @@ pub(crate) struct Reading {
 /// The flows of one queue.
 pub(crate) struct Flows {
     bus: Bus,
+    door: Door,
     epoch: u64,
     readings: Vec<Reading>,
     numbers: BTreeMap<Flow, FlowId>,
@@ -64,9 +66,10 @@ pub(crate) struct Flows {
 }
 
 impl Flows {
-    pub(crate) fn new(bus: Bus, epoch: u64) -> Self {
+    pub(crate) fn new(bus: Bus, door: Door, epoch: u64) -> Self {
         Self {
             bus,
+            door,
             epoch,
             readings: Vec::new(),
             numbers: BTreeMap::new(),
@@ -106,9 +109,14 @@ impl Flows {
             && let Some(flow) = self.to_open.pop_front()
         {
             let (bus, epoch) = (self.bus.clone(), self.epoch);
+            let reader = match &flow {
+                // What anyone may publish can cost the connection that reads it.
+                Flow::Raw(_) => self.door.borrow().clone(),
+                Flow::Task(..) | Flow::Due(..) => self.bus.clone(),
+            };
             self.openings.push(Box::pin(async move {
                 let puller = match bus.open_flow(&flow, epoch).await {
-                    Ok(consumer) => bus.puller(flow.stream(), &consumer).await,
+                    Ok(consumer) => reader.puller(flow.stream(), &consumer).await,
                     Err(error) => Err(error),
                 };
                 Opened { flow, puller }

@@ -38,13 +38,18 @@ impl Leader {
                     pause = flows::REST;
                 }
                 Pulled::Gone => is_gone = true,
+                // The door's connection alone; it is opened again.
+                Pulled::Closed if self.is_raw(flow) => is_gone = true,
                 Pulled::Closed => return Err(Error::Closed),
             }
         }
         // What is asked for on our side and not known to the server is sent before the two are compared.
         while let Ok(ask) = turn.asks.try_recv() {
             if flows::send(&mut turn.puller, ask).await == Sent::Closed {
-                return Err(Error::Closed);
+                if !self.is_raw(flow) {
+                    return Err(Error::Closed);
+                }
+                is_gone = true;
             }
         }
         if is_gone || !self.flows.is_read(flow) {
@@ -62,6 +67,10 @@ impl Leader {
         Ok(())
     }
 
+    fn is_raw(&mut self, flow: FlowId) -> bool {
+        matches!(self.flows.reading(flow).flow, Flow::Raw(_))
+    }
+
     /// The flow's consumer is gone or given up. If the flow is this queue's, it is opened again when it is
     /// next seen; what is held of it is recognised then.
     fn stop_reading(&mut self, flow: FlowId) {
@@ -70,11 +79,15 @@ impl Leader {
         self.core.on(clock::now(), Event::FlowClosed(flow));
     }
 
-    fn take_delivery(&mut self, flow: FlowId, delivery: Delivery) {
+    fn take_delivery(&mut self, flow: FlowId, mut delivery: Delivery) {
         let now = clock::now();
         let reading = self.flows.reading(flow);
         reading.asked = reading.asked.saturating_sub(1);
         let place: Place = (reading.flow.stream(), delivery.facts.stream_sequence);
+        if matches!(reading.flow, Flow::Raw(_)) {
+            // The door's connection may be another one by the time this is answered.
+            delivery.ack = delivery.ack.over(&self.world.bus);
+        }
         if self.sources.is_held(place, &delivery.ack) {
             self.core.on(now, Event::MessageTaken { flow, tasks: 1 });
             return;

@@ -50,6 +50,7 @@ impl Leader {
         held.joins = carry::Joins::Child;
         match carry::to_lane(&held.task, &lane) {
             Ok(out) => {
+                self.on_the_way += 1;
                 let bus = self.world.bus.clone();
                 self.works.push(Box::pin(async move {
                     let published = bus.publish(out).await;
@@ -117,6 +118,7 @@ impl Leader {
     }
 
     fn sent_to_lane(&mut self, entry: EntryId, kind: LaneKind, published: Result<Published, Error>) {
+        self.on_the_way -= 1;
         match published {
             Ok(Published::Stored(sequence)) => {
                 crash_between_publish_and_ack();

@@ -98,8 +98,10 @@ impl Leader {
             Beside::Written(_, Ok(())) => {}
             Beside::Written(what, Err(error)) => tracing::warn!(queue = %self.queue, %error, "Could not {what}."),
             Beside::TakenBack(lane, taken) => self.taken_back(&lane, taken),
-            // A count of what has moved meanwhile says nothing.
-            Beside::Counted(moves, counted) if moves == self.upkeep.moves => self.take_counted(&counted),
+            // A count of what moves meanwhile says nothing.
+            Beside::Counted(moves, counted) if moves == self.upkeep.moves && self.on_the_way == 0 => {
+                self.take_counted(&counted);
+            }
             Beside::Counted(..) => {}
         }
     }

@@ -1,10 +1,9 @@
 //! Clients in any language: a plain lane, served by pulls alone.
 
 use crate::stage::{PATIENCE, QUIET, Stage, soon, task};
-use futures::StreamExt as _;
 use jetlane_bus::{Ack, Delivery, Pulled, Puller};
 use jetlane_schemas::subject::{STREAM_LANES, STREAM_TASKS};
-use jetlane_schemas::{Outcome, Priority, header};
+use jetlane_schemas::{Headers, Outcome, Priority, header};
 use std::time::Duration;
 
 async fn next(puller: &mut Puller, patience: Duration) -> Option<Delivery> {
@@ -113,17 +112,15 @@ async fn a_task_that_is_given_up_by_the_server_fails_and_is_kept() {
 async fn a_task_that_a_client_terminates_fails_and_is_kept() {
     let stage = Stage::set().await;
     stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
-    let _lane = stage.plain("pictures", Priority::Normal).await;
+    let mut puller = stage.plain("pictures", Priority::Normal).await;
+    let mut answers = stage.bus.subscribe("$JS.ACK.JETLANE_LANES.lane-pictures-normal-any.>").await.unwrap();
     let task = task("pictures", "a.b", Priority::Normal);
     stage.submit(&task).await;
-    // As a client of its own would: with nothing but a NATS library.
-    let client = async_nats::connect(stage.server.url()).await.unwrap();
-    let jetstream = async_nats::jetstream::new(client.clone());
-    let consumer: async_nats::jetstream::consumer::PullConsumer =
-        jetstream.get_consumer_from_stream("lane-pictures-normal-any", STREAM_LANES).await.unwrap();
-    let mut messages = consumer.batch().max_messages(1).expires(PATIENCE).messages().await.unwrap();
-    let message = soon(messages.next()).await.expect("a task comes").unwrap();
-    client.publish(message.reply.clone().unwrap(), "+TERM no such picture".into()).await.unwrap();
+    let delivery = next(&mut puller, PATIENCE).await.expect("a task comes");
+    // Its first answer tells the subject of all its answers.
+    delivery.ack.hold().await.unwrap();
+    let subject = soon(answers.next()).await.expect("an answer is heard").subject;
+    stage.bus.send(subject, Headers::new(), "+TERM no such picture".into()).await.unwrap();
     let done = stage.completion("a.b", task.id.as_str()).await;
     assert_eq!(done.outcome, Outcome::Failed);
     assert!(done.failure().unwrap().message.contains("no such picture"));

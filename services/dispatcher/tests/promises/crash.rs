@@ -93,9 +93,9 @@ impl Process {
         Self(command.stdout(Stdio::inherit()).stderr(Stdio::inherit()).spawn().expect("the dispatcher starts"))
     }
 
-    async fn ended(&mut self) -> bool {
-        let child = &mut self.0;
-        tokio::task::block_in_place(|| child.wait()).expect("it ends").success()
+    /// Waits for its end; whether it was a crash.
+    fn crashes(mut self) -> tokio::task::JoinHandle<bool> {
+        tokio::task::spawn_blocking(move || !self.0.wait().expect("it ends").success())
     }
 }
 
@@ -115,8 +115,8 @@ async fn a_crash_between_publish_and_ack_loses_nothing_and_runs_nothing_twice() 
     let mut counts: BTreeMap<TaskId, usize> = BTreeMap::new();
     for _ in 0..3 {
         // Some pass; then the process crashes with a task stored in its lane and its source not acknowledged.
-        let mut process = Process::start(&stage.server.url(), "dispatcher::between-publish-and-ack=7*off->return");
-        let crashed = tokio::spawn(async move { !process.ended().await });
+        let process = Process::start(&stage.server.url(), "dispatcher::between-publish-and-ack=7*off->return");
+        let crashed = process.crashes();
         while !crashed.is_finished() {
             if let Some((task, delivery)) = taker.next(4, Duration::from_millis(200)).await {
                 taker.settle(delivery).await;

@@ -242,12 +242,25 @@ async fn a_type_that_moves_to_another_queue_takes_what_waits_along() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_in_the_window_is_kept_alive() {
+    let stage = Stage::set().await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    let mut signs = stage.bus.subscribe("$JS.ACK.JETLANE_TASKS.>").await.unwrap();
+    stage.submit(&task("pictures", "a.b", Priority::Normal)).await;
+    for _ in 0..2 {
+        let sign = soon(signs.next()).await.expect("a sign of life");
+        assert_eq!(&sign.body[..], b"+WPI");
+        assert!(sign.subject.contains("task-pictures-normal-0-1.1."), "delivered once: {}", sign.subject);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_restarts_is_found_again() {
     let mut stage = Stage::set().await;
     stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
     let before = task("pictures", "a.b", Priority::Normal);
     stage.submit(&before).await;
-    stage.until_holds(STREAM_TASKS, 1).await;
+    until_read(&stage, &before.queue, 1).await;
     stage.server.kill().await;
     stage.server.restart().await.unwrap();
     let after = task("pictures", "a.b", Priority::Normal);

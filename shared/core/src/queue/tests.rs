@@ -65,6 +65,18 @@ fn a_refused_dispatch_goes_back_to_its_place_after_a_rest() {
 }
 
 #[test]
+fn a_rest_that_is_over_wakes_nobody_again() {
+    let mut queue = queue_with(&[entry(1, Priority::Normal, 1)]);
+    queue.on(NOW, credit(1, 0, 0));
+    assert_eq!(dispatched(&mut queue, NOW), [1]);
+    queue.on(NOW, Event::Paused);
+    queue.on(NOW, Event::NotStored(EntryId(1), Micros(NOW.0 + 100)));
+    let later = Micros(NOW.0 + 100);
+    assert_eq!(queue.next(later), None);
+    assert!(queue.wake_at().is_none_or(|at| at > later), "it would be woken without end");
+}
+
+#[test]
 fn a_task_stored_before_gives_its_credit_back() {
     let mut queue = queue_with(&[entry(1, Priority::Normal, 1), entry(2, Priority::Normal, 2)]);
     queue.on(NOW, credit(1, 0, 0));

@@ -49,10 +49,11 @@ impl Ledger {
         self.arriving.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A task is settled: there is room for another.
-    pub(crate) fn settle(&self) {
-        self.settled.fetch_add(1, Ordering::Relaxed);
+    /// A task is settled: there is room for another. Returns how many have been.
+    pub(crate) fn settle(&self) -> u64 {
+        let before = self.settled.fetch_add(1, Ordering::Relaxed);
         self.changed.notify_one();
+        before + 1
     }
 
     /// Nothing is wanted any more.

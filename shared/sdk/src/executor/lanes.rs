@@ -18,14 +18,19 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// How long a draining executor still takes what was on its way, to hand it back.
-const DRAIN_GRACE: Duration = Duration::from_millis(200);
-
 /// How much an executor takes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Room {
     pub(crate) slots: usize,
     pub(crate) prefetch: usize,
+}
+
+impl Room {
+    /// Room is asked for in steps: a pull for every freed slot would cost the broker a message a task.
+    /// What waits here meanwhile is more than a step, so no slot waits for it.
+    pub(crate) fn step(self) -> usize {
+        (self.prefetch / 2).max(1)
+    }
 }
 
 /// A message of a lane: settled when all of its tasks are.
@@ -111,8 +116,9 @@ pub(crate) async fn run(
             freed: Arc::clone(&freed),
             deliveries: deliveries.clone(),
         };
-        helpers.spawn(pulling.run());
+        helpers.spawn(pulling.run(drain.clone()));
     }
+    // Once every lane's pulls have ended, nothing comes any more.
     drop(deliveries);
     let cancels = bus.subscribe(subject::CANCEL_ALL).await.map_err(failed)?;
     helpers.spawn(hear_cancels(cancels, Arc::clone(&running)));
@@ -150,7 +156,7 @@ struct Pulling {
 }
 
 impl Pulling {
-    async fn run(self) {
+    async fn run(self, drain: CancellationToken) {
         let consumer = self.lane.consumer();
         let mut puller = match self.bus.puller(STREAM_LANES, &consumer).await {
             Ok(puller) => puller,
@@ -164,19 +170,23 @@ impl Pulling {
             freed.mark_unchanged();
             let free = (self.room.slots + self.room.prefetch).saturating_sub(self.ledger.held());
             let missing = free.saturating_sub(puller.outstanding());
-            // Topped up in halves: a pull for every freed slot would cost a message a task.
-            let worth_it = missing * 2 >= free || puller.outstanding() == 0;
-            if missing > 0
-                && worth_it
+            if missing >= self.room.step()
                 && let Err(error) = puller.ask(missing, None).await
             {
                 tracing::debug!(%error, "A pull was not sent.");
             }
             tokio::select! {
+                () = drain.cancelled() => break,
                 pulled = puller.next() => if self.take(pulled).await.is_err() {
                     return;
                 },
                 _changed = freed.changed() => {}
+            }
+        }
+        // What a pull brings that nobody reads would come again only after its lease, as another attempt.
+        for delivery in puller.end().await {
+            if self.take(Pulled::Delivery(delivery)).await.is_err() {
+                return;
             }
         }
     }
@@ -236,14 +246,13 @@ impl Counter {
         self.ledger.close();
         self.ledger.tell(&self.desk.bus, &self.desk.queue).await;
         let end = tokio::time::Instant::now() + drain_within;
-        let grace = tokio::time::Instant::now() + DRAIN_GRACE;
-        while let Some(job) = self.waiting.pop_front() {
-            self.hand_back(job).await;
+        // Not before the pulls have ended: what is handed back would come here again.
+        let mut back: Vec<Job> = self.waiting.drain(..).collect();
+        while let Ok(Some(delivery)) = tokio::time::timeout_at(end, inbox.recv()).await {
+            back.extend(self.open(delivery).await);
         }
-        while let Ok(Some(delivery)) = tokio::time::timeout_at(grace, inbox.recv()).await {
-            for job in self.open(delivery).await {
-                self.hand_back(job).await;
-            }
+        for job in back {
+            self.hand_back(job).await;
         }
         while let Ok(Some(_ended)) = tokio::time::timeout_at(end, self.runs.join_next()).await {}
         if !self.runs.is_empty() {
@@ -290,10 +299,7 @@ impl Counter {
             lease,
             delivered: delivery.facts.delivered,
         });
-        tasks
-            .into_iter()
-            .map(|task| Job { task, parcel: Arc::clone(&parcel), stop: stop.child_token() })
-            .collect()
+        tasks.into_iter().map(|task| Job { task, parcel: Arc::clone(&parcel), stop: stop.child_token() }).collect()
     }
 
     fn start_waiting(&mut self) {
@@ -306,16 +312,18 @@ impl Counter {
 
     fn start(&mut self, job: Job) {
         let (desk, ledger, freed) = (Arc::clone(&self.desk), Arc::clone(&self.ledger), Arc::clone(&self.freed));
+        let step = self.room.step() as u64;
         self.runs.spawn(async move {
             attempt::run(&desk, job).await;
-            ledger.settle();
-            freed.send_modify(|count| *count += 1);
+            if ledger.settle().is_multiple_of(step) {
+                freed.send_modify(|count| *count += 1);
+            }
         });
     }
 
     async fn hand_back(&self, job: Job) {
         attempt::hand_back(&self.desk, &job, Duration::ZERO).await;
-        self.ledger.settle();
+        let _total = self.ledger.settle();
         self.freed.send_modify(|count| *count += 1);
     }
 }

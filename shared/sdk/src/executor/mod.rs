@@ -152,7 +152,8 @@ impl<S: Clone + Send + Sync + 'static> Executor<S> {
     pub fn layer<L>(mut self, layer: L) -> Self
     where
         L: Layer<TaskService> + Send + Sync + 'static,
-        L::Service: tower::Service<TaskRequest, Response = TaskReply, Error = crate::TaskError> + Clone + Send + Sync + 'static,
+        L::Service:
+            tower::Service<TaskRequest, Response = TaskReply, Error = crate::TaskError> + Clone + Send + Sync + 'static,
         <L::Service as tower::Service<TaskRequest>>::Future: Send + 'static,
     {
         self.wraps.push(Arc::new(move |inner| TaskService::new(layer.layer(inner))));

@@ -109,7 +109,7 @@ async fn a_task_for_an_unknown_queue_waits_is_counted_and_runs_once_the_queue_is
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_that_could_widen_a_subject_is_refused_before_anything_is_sent() {
-    let kit = Kit::start().await;
+    let (kit, _) = serving().await;
     for bad in ["", "*", ">", "a.*", "a.>", "a..b", ".a", "a.", "a b", "a\u{1}", "a\r\nb", "é", "a.b.c.d.e.f.g"] {
         let refused = kit.client().submit_json(bad, b"{}".to_vec()).await.expect_err(bad);
         assert!(matches!(&refused, Error::Name(name) if name.kind == "task type"), "{bad:?}: {refused}");

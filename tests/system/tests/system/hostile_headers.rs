@@ -178,38 +178,57 @@ async fn a_structured_event_that_is_none_is_rejected() {
     drained(kit.client().bus(), &[]).await;
 }
 
-/// What anybody can make the server store and deliver.
-async fn comes_to_an_end(blocks: &[(&str, &[u8])]) {
+/// Whatever anybody makes the server store: it comes to an end, with this outcome, and others are served.
+async fn comes_to_an_end(blocks: &[(&str, &[u8])], outcome: &str) {
     let (kit, outsider) = serving().await;
+    let bus = kit.client().bus();
     for (what, block) in blocks {
         eprintln!("{what}");
         outsider.publish_bytes(DOOR, block, br#"{"text":"x"}"#).await;
+        let stream = outsider.jetstream.get_stream("JETLANE_TASKS").await.expect("the stream is there");
+        let id = format!("s{}", stream.cached_info().state.last_sequence);
         others_are_served(&kit).await;
+        let done = outsider.completion(Echo::TYPE, &id).await;
+        assert_eq!(header(&done, "ce-jetlaneoutcome"), outcome, "{what}");
+        if outcome == "rejected" {
+            outsider.dead_letter("tests", Echo::TYPE, &id).await;
+        }
+        let (bare, _) = outsider.publish(DOOR, &[], r#"{"text":"the door is open"}"#).await;
+        outsider.completion(Echo::TYPE, &format!("s{bare}")).await;
     }
-    drained(kit.client().bus(), &[]).await;
+    drained(bus, &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_poses_as_the_servers_own_words_is_a_task_like_any_other() {
-    comes_to_an_end(&[
-        ("the end of a consumer", b"NATS/1.0 409 Consumer Deleted\r\n\r\n"),
-        ("nobody there", b"NATS/1.0 503 No Responders\r\n\r\n"),
-        ("the end of a pull", b"NATS/1.0 404 No Messages\r\n\r\n"),
-        ("a sign of life", b"NATS/1.0 100 Idle Heartbeat\r\n\r\n"),
-    ])
+    comes_to_an_end(
+        &[
+            ("the end of a consumer", b"NATS/1.0 409 Consumer Deleted\r\n\r\n"),
+            ("nobody there", b"NATS/1.0 503 No Responders\r\n\r\n"),
+            ("the end of a pull", b"NATS/1.0 404 No Messages\r\n\r\n"),
+            ("a sign of life", b"NATS/1.0 100 Idle Heartbeat\r\n\r\n"),
+            ("a status that is none", b"NATS/1.0 12 hello\r\n\r\n"),
+        ],
+        "succeeded",
+    )
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn headers_that_no_library_writes_harm_nobody_and_do_not_come_again_for_ever() {
     let trace = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    comes_to_an_end(&[
-        ("a carriage return in a trace", format!("NATS/1.0\r\n{trace}\r\ntracestate: a=b\rc: d\r\n\r\n").as_bytes()),
-        ("a name with a blank", b"NATS/1.0\r\nx bad: 1\r\n\r\n"),
-        ("a line without a colon", b"NATS/1.0\r\nnonsense\r\n\r\n"),
-        ("bytes that are no text", b"NATS/1.0\r\nx-user: \xff\xfe\r\n\r\n"),
-        ("a status that is none", b"NATS/1.0 12 hello\r\n\r\n"),
-        ("no version", b"HTTP/1.1\r\nx: y\r\n\r\n"),
-    ])
+    comes_to_an_end(
+        &[
+            (
+                "a carriage return in a trace",
+                format!("NATS/1.0\r\n{trace}\r\ntracestate: a=b\rc: d\r\n\r\n").as_bytes(),
+            ),
+            ("a name with a blank", b"NATS/1.0\r\nx bad: 1\r\n\r\n"),
+            ("a line without a colon", b"NATS/1.0\r\nnonsense\r\n\r\n"),
+            ("bytes that are no text", b"NATS/1.0\r\nx-user: \xff\xfe\r\n\r\n"),
+            ("no version", b"HTTP/1.1\r\nx: y\r\n\r\n"),
+        ],
+        "rejected",
+    )
     .await;
 }
