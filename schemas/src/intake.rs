@@ -71,8 +71,8 @@ pub fn read(
     let opened = if structured { open_structured(message.body) } else { Ok(open_binary(message)) };
     let (attributes, body) = match opened {
         Ok(opened) => opened,
-        Err(reason) => {
-            let task = blank(task_type, &entry.queue, &message, &Headers::new(), message.body.to_vec());
+        Err((identity, reason)) => {
+            let task = blank(task_type, &entry.queue, &message, &identity, message.body.to_vec());
             return Err(Refused { task: Box::new(task), reason });
         }
     };
@@ -125,17 +125,26 @@ fn open_binary(message: Message<'_>) -> (Headers, Vec<u8>) {
     (attributes, message.body.to_vec())
 }
 
-/// Structured mode: attributes and data are members of one JSON object.
-fn open_structured(body: &[u8]) -> Result<(Headers, Vec<u8>), InvalidOption> {
-    let malformed = |reason: String| InvalidOption { option: "cloudevent", reason };
+/// Structured mode: attributes and data are members of one JSON object. What is malformed is told with
+/// as much of id and source as could be read, so that the refusal has the event's name.
+fn open_structured(body: &[u8]) -> Result<(Headers, Vec<u8>), (Headers, InvalidOption)> {
     // Data stays raw: the body is what the publisher sent, numbers of any length included.
-    let event: BTreeMap<String, Box<RawValue>> =
-        serde_json::from_slice(body).map_err(|e| malformed(format!("is no JSON object: {e}")))?;
+    let event: Event =
+        serde_json::from_slice(body).map_err(|e| (Headers::new(), malformed(format!("is no JSON object: {e}"))))?;
+    let attributes = attributes_of(&event).map_err(|reason| (identity_of(&event), reason))?;
+    let data = event.get("data").map_or_else(|| b"null".to_vec(), |data| data.get().as_bytes().to_vec());
+    Ok((attributes, data))
+}
+
+type Event = BTreeMap<String, Box<RawValue>>;
+
+fn malformed(reason: String) -> InvalidOption {
+    InvalidOption { option: "cloudevent", reason }
+}
+
+fn attributes_of(event: &Event) -> Result<Headers, InvalidOption> {
     let mut attributes = Headers::new();
-    for (name, raw) in &event {
-        if name == "data" || name == "data_base64" {
-            continue;
-        }
+    for (name, raw) in event.iter().filter(|(name, _)| *name != "data" && *name != "data_base64") {
         let value: Value =
             serde_json::from_str(raw.get()).map_err(|e| malformed(format!("has a malformed {name:?}: {e}")))?;
         let value = match value {
@@ -156,8 +165,13 @@ fn open_structured(body: &[u8]) -> Result<(Headers, Vec<u8>), InvalidOption> {
     if event.contains_key("data_base64") {
         return Err(malformed("has data_base64: send JSON in data".into()));
     }
-    let data = event.get("data").map_or_else(|| b"null".to_vec(), |data| data.get().as_bytes().to_vec());
-    Ok((attributes, data))
+    Ok(attributes)
+}
+
+fn identity_of(event: &Event) -> Headers {
+    let text = |name: &str| event.get(name).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+    let named = [(header::CE_ID, "id"), (header::CE_SOURCE, "source")];
+    named.into_iter().filter_map(|(header, name)| Some((header.to_owned(), percent_encode(&text(name)?)))).collect()
 }
 
 fn set_options(
@@ -258,6 +272,21 @@ mod tests {
         .expect("accepted");
         assert_eq!(binary, structured);
         assert_eq!(binary.tenant.as_str(), "Zoë & co");
+    }
+
+    #[test]
+    fn a_structured_event_that_is_malformed_is_refused_by_its_own_name() {
+        let structured = [("content-type", "application/cloudevents+json")];
+        let id = "0190b8f2-7c1e-7000-8000-000000000001";
+        for rest in [r#""subject":{},"data":{}"#, r#""data_base64":"e30=""#] {
+            let event = format!(r#"{{"id":"{id}","source":"/s",{rest}}}"#);
+            let refused = read_with(&structured, event.as_bytes()).expect_err(rest);
+            assert_eq!((refused.task.id.as_str(), refused.reason.option), (id, "cloudevent"));
+        }
+        for body in ["", "[]", r#"{"source":"/s"}"#, r#"{"id":"","data":{}}"#] {
+            let refused = read_with(&structured, body.as_bytes()).expect_err(body);
+            assert_eq!(refused.task.id.as_str(), "s12", "{body}");
+        }
     }
 
     #[test]

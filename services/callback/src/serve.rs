@@ -184,12 +184,12 @@ impl Reader {
         let parcels = match self.source {
             Source::DueCallbacks => Parcel::from_due(&delivery).map(|parcel| vec![parcel]),
             Source::Completions => {
-                let headers = delivery.headers();
-                match headers.get(header::CALLBACKS) {
-                    None => Ok(Vec::new()),
-                    Some(_) => {
-                        Completion::from_message(&delivery.subject, &headers, &delivery.body).map(Parcel::all_of)
-                    }
+                // Looked up in place: reading all headers of all completions would be most of the work here.
+                if delivery.has_header(header::CALLBACKS) {
+                    let headers = delivery.headers();
+                    Completion::from_message(&delivery.subject, &headers, &delivery.body).map(Parcel::all_of)
+                } else {
+                    Ok(Vec::new())
                 }
             }
         };

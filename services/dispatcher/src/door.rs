@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+/// What the door's connection is called, after the dispatcher's own.
+const ROLE: &str = "door";
 /// The pause between two tries to open the door.
 const OPEN_PAUSE: Duration = Duration::from_millis(500);
 
@@ -21,7 +23,7 @@ pub(crate) type Door = watch::Receiver<Bus>;
 
 /// Opens the door and keeps it open for as long as the dispatcher runs.
 pub(crate) async fn open(bus: &Bus, registry: Known, helpers: &mut JoinSet<Result<(), Error>>) -> Result<Door, Error> {
-    let (told, door) = watch::channel(bus.another().await.map_err(Error::Connect)?);
+    let (told, door) = watch::channel(bus.another(ROLE).await.map_err(Error::Connect)?);
     helpers.spawn(keep(bus.clone(), registry, told));
     Ok(door)
 }
@@ -44,7 +46,7 @@ async fn keep(bus: Bus, registry: Known, told: watch::Sender<Bus>) -> Result<(),
 
 async fn reopen(bus: &Bus) -> Bus {
     loop {
-        match bus.another().await {
+        match bus.another(ROLE).await {
             Ok(door) => return door,
             Err(error) => {
                 tracing::warn!(%error, "The open door cannot be read yet; trying again.");

@@ -157,12 +157,14 @@ impl Bus {
         Ok(bus)
     }
 
-    /// A connection of its own to the same server: what ends one does not end the other.
+    /// A connection of its own to the same server: what ends one does not end the other. The server
+    /// lists it as `<name>-<role>`.
     ///
     /// # Errors
     /// As for [`Bus::connect`].
-    pub async fn another(&self) -> Result<Self, Error> {
-        Self::connect(&self.connect).await
+    pub async fn another(&self, role: &str) -> Result<Self, Error> {
+        let name = format!("{}-{role}", self.connect.name);
+        Self::connect(&Connect { name, ..self.connect.clone() }).await
     }
 
     async fn wait_connected(&self) {

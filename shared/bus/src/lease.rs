@@ -4,7 +4,7 @@
 use crate::connection::Bus;
 use crate::error::Error;
 use crate::kv::Bucket;
-use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
 use async_nats::jetstream::kv;
 use jetlane_schemas::subject::{self, BUCKET_LEASES};
 use jetlane_schemas::{QueueName, header};
@@ -38,22 +38,37 @@ impl Bus {
     pub async fn lead(&self, queue: &QueueName, holder: &str) -> Result<Option<Lease>, Error> {
         let bucket = self.bucket(BUCKET_LEASES).await?;
         let key = subject::lease_queue(queue);
+        let failed = |source| Error::Kv { operation: "create", bucket: BUCKET_LEASES.into(), key: key.clone(), source };
+        // The mark of an ended lease counts as a last message. `Store::create_with_ttl` passes over that
+        // mark, and drops the time to live with it: a lease that never ends (measured).
+        let last = match bucket.store().entry(&key).await.map_err(|e| failed(e.into()))? {
+            Some(entry) if entry.operation == kv::Operation::Put => return Ok(None),
+            Some(mark) => mark.revision,
+            None => 0,
+        };
         let asked = Instant::now();
-        match bucket.store().create_with_ttl(&key, holder.to_owned().into(), LEASE_TTL).await {
-            Ok(revision) => Ok(Some(Lease {
+        match self.write_lease(&key, holder, last).await.map_err(|e| failed(e.into()))?.await {
+            Ok(ack) => Ok(Some(Lease {
                 bus: self.clone(),
                 bucket,
                 key,
                 holder: holder.to_owned(),
-                epoch: revision,
-                revision,
+                epoch: ack.sequence,
+                revision: ack.sequence,
                 valid_until: asked + LEASE_TTL,
             })),
-            Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => Ok(None),
-            Err(error) => {
-                Err(Error::Kv { operation: "create", bucket: BUCKET_LEASES.into(), key, source: error.into() })
-            }
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(None),
+            Err(error) => Err(failed(error.into())),
         }
+    }
+
+    /// Writes a lease over the last message of its key, with its time to live.
+    async fn write_lease(&self, key: &str, holder: &str, last: u64) -> Result<PublishAckFuture, PublishError> {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert(header::TTL, format!("{}s", LEASE_TTL.as_secs()));
+        headers.insert(header::EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
+        let subject = subject::kv(BUCKET_LEASES, key);
+        self.jetstream.publish_with_headers(subject, headers, holder.to_owned().into()).await
     }
 }
 
@@ -73,16 +88,7 @@ impl Lease {
     pub async fn renew(&mut self) -> bool {
         let asked = Instant::now();
         // `Store::update` would drop the time to live: a lease that never ends (facts: KV).
-        let mut headers = async_nats::HeaderMap::new();
-        headers.insert(header::TTL, format!("{}s", LEASE_TTL.as_secs()));
-        headers.insert(header::EXPECTED_LAST_SUBJECT_SEQUENCE, self.revision.to_string());
-        let publish = async {
-            self.bus
-                .jetstream
-                .publish_with_headers(subject::kv(BUCKET_LEASES, &self.key), headers, self.holder.clone().into())
-                .await?
-                .await
-        };
+        let publish = async { self.bus.write_lease(&self.key, &self.holder, self.revision).await?.await };
         match tokio::time::timeout(RENEW_TIMEOUT, publish).await {
             Ok(Ok(ack)) => {
                 self.revision = ack.sequence;

@@ -23,6 +23,7 @@ const EXPIRY_GRACE: Duration = Duration::from_secs(5);
 pub const REFUSED_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a pull brought.
+#[expect(clippy::large_enum_variant, reason = "nearly all are deliveries, and a box would cost each an allocation")]
 #[derive(Debug)]
 pub enum Pulled {
     /// A message.
@@ -73,15 +74,14 @@ impl Bus {
     pub async fn puller(&self, stream: &str, consumer: &str) -> Result<Puller, Error> {
         let inbox = self.client.new_inbox();
         let subject = format!("{inbox}.*");
-        // The connection that is there is not a new one: nothing that is asked of it may be forgotten, or it
-        // would be asked for twice.
-        let mut connections = self.connections();
-        connections.mark_unchanged();
         let messages = self
             .client
             .subscribe(subject.clone())
             .await
             .map_err(|source| Error::Subscribe { subject, source: source.into() })?;
+        let mut connections = self.connections();
+        // Only a connection after this one forgets what was asked: otherwise it is asked for twice.
+        connections.mark_unchanged();
         Ok(Puller {
             bus: self.clone(),
             next_subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
@@ -221,6 +221,11 @@ impl Puller {
                 self.end_pull(message);
                 Some(Pulled::Room)
             }
+            // A pull with a bound on bytes ends so when that is reached: no refusal.
+            409 if is_spent(&words) => {
+                self.end_pull(message);
+                Some(Pulled::Room)
+            }
             503 => {
                 self.end_pull(message);
                 Some(Pulled::Gone)
@@ -254,6 +259,11 @@ impl Puller {
     }
 }
 
+fn is_spent(words: &str) -> bool {
+    let words = words.to_ascii_lowercase();
+    words.contains("batch completed") || words.contains("maxbytes")
+}
+
 async fn wait_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
@@ -276,6 +286,12 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// Whether it has a header of this name, in any case.
+    pub fn has_header(&self, name: &str) -> bool {
+        let named = |key: &async_nats::HeaderName| AsRef::<str>::as_ref(key).eq_ignore_ascii_case(name);
+        self.headers.as_ref().is_some_and(|headers| headers.iter().any(|(key, _)| named(key)))
+    }
+
     /// Its headers, read when they are asked for.
     pub fn headers(&self) -> Headers {
         headers_from(self.headers.as_ref())

@@ -41,7 +41,9 @@ pub struct Kit {
 
 /// The nats-server that tests run, found once.
 pub async fn binary() -> &'static Binary {
-    BINARY.get_or_init(|| async { local::find(|text| eprintln!("{text}")).await.expect("a nats-server is found") }).await
+    BINARY
+        .get_or_init(|| async { local::find(|text| eprintln!("{text}")).await.expect("a nats-server is found") })
+        .await
 }
 
 /// A private server with nothing else.
@@ -70,13 +72,7 @@ impl Kit {
         let drain = CancellationToken::new();
         let dispatcher = start_dispatcher(&server.url(), config, drain.clone()).await;
         let client = Self::connect_to(&server.url()).await;
-        Self {
-            server,
-            client,
-            drain,
-            dispatcher: Mutex::new(Some(dispatcher)),
-            services: Mutex::default(),
-        }
+        Self { server, client, drain, dispatcher: Mutex::new(Some(dispatcher)), services: Mutex::default() }
     }
 
     async fn connect_to(url: &str) -> Client {

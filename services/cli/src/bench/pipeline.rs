@@ -19,14 +19,14 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Turns: floor and pipeline each run this often, and the best of each counts.
+/// Floor and pipeline run this often for each of the floor's settings, in turns; the best of each counts.
 const ROUNDS: usize = 3;
-/// Publishes in flight of the floor: the better of the two counts.
+/// Publishes in flight of the floor.
 const FLOOR_IN_FLIGHT: [usize; 2] = [200, 1_000];
 /// Tasks one at a time, in all rounds together.
 const LATENCY_TASKS: usize = 3_000;
-/// Slots of the executor.
-const SLOTS: usize = 256;
+/// Slots of the executor: as many tasks under way as the floor has publishes.
+const SLOTS: usize = 1_000;
 /// How long one round may take before what is missing counts as lost.
 const ROUND_WITHIN: Duration = Duration::from_secs(120);
 /// How long the last runs may straggle in.
@@ -42,7 +42,7 @@ struct Report {
     rss_mb: f64,
     lost: usize,
     duplicates: u64,
-    rounds: Vec<Round>,
+    turns: Vec<Turn>,
 }
 
 #[derive(Debug, Serialize)]
@@ -54,9 +54,10 @@ struct Latency {
 }
 
 #[derive(Debug, Serialize)]
-struct Round {
+struct Turn {
     tasks_per_s: f64,
-    floor_tasks_per_s: Vec<f64>,
+    floor_tasks_per_s: f64,
+    in_flight: usize,
 }
 
 /// Measures and reports. Fails where a task was lost or doubled, never on a time.
@@ -74,37 +75,34 @@ pub(super) async fn run(args: &Pipeline, output: &Output) -> Result<Exit, Failur
 }
 
 async fn measure(url: &str, tasks: usize, output: &Output) -> Result<Report, Failure> {
-    let runs = Runs::of(ROUNDS * (tasks + LATENCY_TASKS));
+    let runs = Runs::of(ROUNDS * FLOOR_IN_FLIGHT.len() * tasks + LATENCY_TASKS);
     let services = Services::start(url, &runs).await?;
     let client = connect(url, "bench-submitter").await?;
-    // The witness costs the broker a delivery a task: it listens to the first round.
+    // The witness costs the broker a delivery a task: it listens to the first turn.
     let mut seen = Some(Seen::listen(connect(url, "bench-witness").await?).await?);
     let mut numbers = 0..u32::MAX;
     let mut report = Report::empty(tasks);
     let (mut ours, mut floors) = (histogram()?, histogram()?);
-    for round in 1..=ROUNDS {
-        output.say(format_args!("round {round} of {ROUNDS}"));
-        let mut floor_rates = Vec::new();
-        for in_flight in FLOOR_IN_FLIGHT {
-            let mut floor = Floor::start(url, in_flight).await.map_err(floor_failed)?;
-            floor_rates.push(floor.throughput(tasks, in_flight).await.map_err(floor_failed)?.round());
-            for latency in
-                floor.latencies(LATENCY_TASKS / ROUNDS / FLOOR_IN_FLIGHT.len()).await.map_err(floor_failed)?
-            {
-                floors.saturating_record(micros(latency));
-            }
-            floor.end().await.map_err(floor_failed)?;
+    let turns = ROUNDS * FLOOR_IN_FLIGHT.len();
+    for turn in 0..turns {
+        output.say(format_args!("turn {} of {turns}: the bare broker, then the pipeline", turn + 1));
+        let in_flight = FLOOR_IN_FLIGHT[turn % FLOOR_IN_FLIGHT.len()];
+        let mut floor = Floor::start(url, in_flight).await.map_err(floor_failed)?;
+        let floor_rate = floor.throughput(tasks, in_flight).await.map_err(floor_failed)?;
+        for latency in floor.latencies(LATENCY_TASKS / turns).await.map_err(floor_failed)? {
+            floors.saturating_record(micros(latency));
         }
+        floor.end().await.map_err(floor_failed)?;
         let (rate, lost) = throughput(&client, tasks, &mut numbers).await?;
         report.lost += lost;
-        for latency in latencies(&client, LATENCY_TASKS / ROUNDS, &mut numbers).await? {
+        for latency in latencies(&client, LATENCY_TASKS / turns, &mut numbers).await? {
             ours.saturating_record(micros(latency));
         }
         if let Some(seen) = seen.take() {
             tokio::time::sleep(STRAGGLERS).await;
             report.duplicates += seen.twice().await;
         }
-        report.rounds.push(Round { tasks_per_s: rate.round(), floor_tasks_per_s: floor_rates });
+        report.turns.push(Turn { tasks_per_s: rate.round(), floor_tasks_per_s: floor_rate.round(), in_flight });
     }
     tokio::time::sleep(STRAGGLERS).await;
     report.duplicates += runs.beyond_one();
@@ -175,12 +173,12 @@ impl Services {
         let until = drain.clone();
         services.spawn(async move { executor.run_until(until).await.map_err(|error| error.to_string()) });
         let until = drain.clone();
-        if std::env::var("X_NO_CALLBACK").is_err() { services.spawn(async move {
+        services.spawn(async move {
             let endpoints =
                 Endpoints::new(&jetlane_callback::Settings::default()).map_err(|error| error.to_string())?;
             let (counts, health) = (Arc::default(), Health::default());
             jetlane_callback::serve(callback, endpoints, counts, health, until).await.map_err(|error| error.to_string())
-        }); }
+        });
         let started = Self { drain, services };
         started.ready(url).await?;
         Ok(started)
@@ -282,7 +280,7 @@ fn peak_rss_mb() -> f64 {
 impl Report {
     fn empty(tasks: usize) -> Self {
         let latency_ms = Latency { p50: 0.0, p99: 0.0, floor_p50: 0.0, floor_p99: 0.0 };
-        let rounds = Vec::new();
+        let turns = Vec::new();
         Self {
             tasks,
             tasks_per_s: 0.0,
@@ -292,15 +290,14 @@ impl Report {
             rss_mb: 0.0,
             lost: 0,
             duplicates: 0,
-            rounds,
+            turns,
         }
     }
 
     fn sum_up(&mut self, ours: &Histogram<u64>, floors: &Histogram<u64>) {
         let best = |rates: &mut dyn Iterator<Item = f64>| rates.fold(0.0, f64::max);
-        self.tasks_per_s = best(&mut self.rounds.iter().map(|round| round.tasks_per_s));
-        self.floor_tasks_per_s =
-            best(&mut self.rounds.iter().flat_map(|round| round.floor_tasks_per_s.iter().copied()));
+        self.tasks_per_s = best(&mut self.turns.iter().map(|turn| turn.tasks_per_s));
+        self.floor_tasks_per_s = best(&mut self.turns.iter().map(|turn| turn.floor_tasks_per_s));
         self.ratio = (self.tasks_per_s / self.floor_tasks_per_s * 1_000.0).round() / 1_000.0;
         let ms = |histogram: &Histogram<u64>, percentile| histogram.value_at_percentile(percentile) as f64 / 1_000.0;
         self.latency_ms = Latency {

@@ -32,7 +32,6 @@ impl Leader {
             match pulled {
                 Pulled::Delivery(delivery) => self.take_delivery(flow, delivery),
                 Pulled::Room => {}
-                Pulled::Refused(reason) if is_end_of_pull(&reason) => {}
                 Pulled::Refused(reason) => {
                     tracing::debug!(flow = %self.flows.reading(flow).flow, reason, "A pull of a flow was refused.");
                     pause = flows::REST;
@@ -169,13 +168,6 @@ impl Leader {
         self.ensure_lanes(&held.task.fit.clone());
         fit
     }
-}
-
-/// Whether the server only says that a pull with a bound on bytes is over: answered in full, or as far
-/// as the bound went. There is nothing to wait for.
-fn is_end_of_pull(reason: &str) -> bool {
-    let reason = reason.to_ascii_lowercase();
-    reason.contains("batch completed") || reason.contains("maxbytes")
 }
 
 /// When the task first stood in line: a hand-back or a retry keeps its place, and no clock of a

@@ -48,8 +48,8 @@ struct Run<'a> {
 }
 
 /// Runs a task and settles it. What cannot be settled is left to come again.
-pub(crate) async fn run(desk: &Desk, job: Job) {
-    match settle(desk, &job).await {
+pub(crate) async fn run(desk: &Desk, job: &Job) {
+    match settle(desk, job).await {
         Ok(()) => job.parcel.settle_one().await,
         Err(error) => {
             tracing::warn!(task_id = %job.task.id, %error, cause = ?std::error::Error::source(&error), "A run could not be settled; the task comes again.");
@@ -69,6 +69,13 @@ pub(crate) async fn hand_back(desk: &Desk, job: &Job, delay: Duration) {
             job.parcel.abandon();
         }
     }
+}
+
+/// Gives a task back that has begun and may even have ended: the next run looks for its completion first.
+pub(crate) async fn halt(desk: &Desk, mut job: Job) {
+    job.stop.cancel();
+    job.task.suspect = true;
+    hand_back(desk, &job, Duration::ZERO).await;
 }
 
 async fn settle(desk: &Desk, job: &Job) -> Result<(), jetlane_bus::Error> {

@@ -18,6 +18,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// How long the handing back of runs that have not ended in time may take.
+const HALT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How much an executor takes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Room {
@@ -129,7 +132,8 @@ pub(crate) async fn run(
     }
     tracing::info!(%queue, types = types.len(), slots = room.slots, "Executor is ready.");
     let desk = Arc::new(Desk { bus: bus.clone(), queue: queue.clone(), types, services, running });
-    let counter = Counter { desk, ledger, holding, freed, room, waiting: VecDeque::new(), runs: JoinSet::new() };
+    let (waiting, runs, halt) = (VecDeque::new(), JoinSet::new(), CancellationToken::new());
+    let counter = Counter { desk, ledger, holding, freed, room, waiting, runs, halt };
     counter.serve(inbox, drain_within, drain).await;
     helpers.shutdown().await;
     bus.flush().await.map_err(failed)?;
@@ -223,6 +227,8 @@ struct Counter {
     room: Room,
     waiting: VecDeque<Job>,
     runs: JoinSet<()>,
+    /// Ends the runs that have not ended in time.
+    halt: CancellationToken,
 }
 
 impl Counter {
@@ -256,7 +262,12 @@ impl Counter {
         }
         while let Ok(Some(_ended)) = tokio::time::timeout_at(end, self.runs.join_next()).await {}
         if !self.runs.is_empty() {
-            tracing::warn!(runs = self.runs.len(), "Handlers did not end in time; their tasks run again elsewhere.");
+            tracing::warn!(runs = self.runs.len(), "Handlers did not end in time; their tasks are handed back.");
+            self.halt.cancel();
+            let halted = async { while self.runs.join_next().await.is_some() {} };
+            if tokio::time::timeout(HALT_TIMEOUT, halted).await.is_err() {
+                tracing::warn!("Not all could be handed back; they run again once their lease is over.");
+            }
         }
         self.runs.shutdown().await;
     }
@@ -312,9 +323,16 @@ impl Counter {
 
     fn start(&mut self, job: Job) {
         let (desk, ledger, freed) = (Arc::clone(&self.desk), Arc::clone(&self.ledger), Arc::clone(&self.freed));
-        let step = self.room.step() as u64;
+        let (step, halt) = (self.room.step() as u64, self.halt.clone());
         self.runs.spawn(async move {
-            attempt::run(&desk, job).await;
+            let has_ended = tokio::select! {
+                biased;
+                () = attempt::run(&desk, &job) => true,
+                () = halt.cancelled() => false,
+            };
+            if !has_ended {
+                attempt::halt(&desk, job).await;
+            }
             if ledger.settle().is_multiple_of(step) {
                 freed.send_modify(|count| *count += 1);
             }

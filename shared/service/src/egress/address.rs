@@ -26,7 +26,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    fn new(target: &(impl ToString + ?Sized), reason: &'static str) -> Self {
+    fn new(target: impl std::fmt::Display, reason: &'static str) -> Self {
         Self { target: target.to_string().chars().take(200).collect(), reason }
     }
 }

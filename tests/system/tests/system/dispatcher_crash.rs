@@ -89,8 +89,11 @@ async fn a_dispatcher_that_always_dies_between_publish_and_ack_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dispatchers_that_die_now_and_then_lose_none_of_many_tasks() {
-    let deaths = Rig::start().await.run_while_dispatchers_die(500, "1%return").await;
-    assert!(deaths >= 1, "the failure point was never reached");
+    let mut deaths = 0;
+    // By chance none may die over 500 tasks: once in 150 times.
+    while deaths == 0 {
+        deaths = Rig::start().await.run_while_dispatchers_die(500, "1%return").await;
+    }
 }
 
 /// Who leads the queue: the dispatcher's name.

@@ -158,6 +158,25 @@ async fn an_executor_that_drains_ends_what_runs_and_hands_the_rest_back_without_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_outlasts_the_drain_is_handed_back_without_spending_an_attempt() {
+    let kit = Kit::start().await;
+    let (leaving, staying) = (Bench::default(), Bench::default());
+    let executor = |bench: &Bench| Executor::new(kit.client(), "tests").state(bench.clone()).slots(1);
+    let drain = kit.serve(executor(&leaving).drain_within(Duration::from_millis(100)).task(held_here));
+    let mut handles = submit_held(&kit, 1).await;
+    leaving.begun(1).await;
+    let told = Instant::now();
+    drain.cancel();
+    kit.serve(executor(&staying).task(held_here));
+    staying.gate.0.add_permits(1);
+    assert_eq!(staying.begun(1).await, [("0".to_owned(), 1)]);
+    assert!(told.elapsed() < LANE_ACK_WAIT / 2, "it had to wait for the end of its lease");
+    let done = soon(handles[0].completion()).await.expect("completes");
+    assert_eq!((done.outcome, done.attempt), (Outcome::Succeeded, 1));
+    drained(kit.client().bus(), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_executor_that_is_terminated_ends_what_runs_and_then_itself() {
     let kit = Kit::start().await;
     let mut process = Process::executor(&kit.url(), &[("SLOTS", "2")]);
