@@ -254,6 +254,9 @@ pub struct Pipeline {
     /// No-op tasks of one throughput run.
     #[arg(long, default_value_t = 100_000)]
     pub tasks: usize,
+    /// Run the callback service too, which reads every completion once more.
+    #[arg(long)]
+    pub callbacks: bool,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,

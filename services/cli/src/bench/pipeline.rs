@@ -1,5 +1,5 @@
 //! The whole pipeline beside the bare broker: no-op tasks whose results are all awaited by the client
-//! that submitted them, dispatcher, executor and callback service running, in the same run and in turns.
+//! that submitted them, in the same run and in turns.
 
 use super::noop::{Noop, Runs, noop};
 use crate::args::Pipeline;
@@ -63,7 +63,7 @@ struct Turn {
 /// Measures and reports. Fails where a task was lost or doubled, never on a time.
 pub(super) async fn run(args: &Pipeline, output: &Output) -> Result<Exit, Failure> {
     let mut server = start_server(0, None).await?;
-    let report = measure(&server.url(), args.tasks.max(1), output).await;
+    let report = measure(&server.url(), args, output).await;
     server.stop().await;
     let report = report?;
     if args.json || output.is_json() {
@@ -74,9 +74,10 @@ pub(super) async fn run(args: &Pipeline, output: &Output) -> Result<Exit, Failur
     Ok(if report.lost == 0 && report.duplicates == 0 { Exit::Ok } else { Exit::Error })
 }
 
-async fn measure(url: &str, tasks: usize, output: &Output) -> Result<Report, Failure> {
+async fn measure(url: &str, args: &Pipeline, output: &Output) -> Result<Report, Failure> {
+    let tasks = args.tasks.max(1);
     let runs = Runs::of(ROUNDS * FLOOR_IN_FLIGHT.len() * tasks + LATENCY_TASKS);
-    let services = Services::start(url, &runs).await?;
+    let services = Services::start(url, &runs, args).await?;
     let client = connect(url, "bench-submitter").await?;
     // The witness costs the broker a delivery a task: it listens to the first turn.
     let mut seen = Some(Seen::listen(connect(url, "bench-witness").await?).await?);
@@ -156,13 +157,12 @@ struct Services {
 }
 
 impl Services {
-    async fn start(url: &str, runs: &Runs) -> Result<Self, Failure> {
+    async fn start(url: &str, runs: &Runs, args: &Pipeline) -> Result<Self, Failure> {
         let drain = CancellationToken::new();
         let mut services = JoinSet::new();
         let dispatcher = Bus::connect(&Connect::to(url, "bench-dispatcher"))
             .await
             .map_err(|error| Failure::of(Exit::Unreachable, &error))?;
-        let callback = connect(url, "bench-callback").await?;
         let until = drain.clone();
         services.spawn(async move {
             let config = jetlane_dispatcher::Config::default();
@@ -172,13 +172,18 @@ impl Services {
         let executor = Executor::new(&executor, "bench").state(runs.clone()).slots(SLOTS).task(noop);
         let until = drain.clone();
         services.spawn(async move { executor.run_until(until).await.map_err(|error| error.to_string()) });
-        let until = drain.clone();
-        services.spawn(async move {
-            let endpoints =
-                Endpoints::new(&jetlane_callback::Settings::default()).map_err(|error| error.to_string())?;
-            let (counts, health) = (Arc::default(), Health::default());
-            jetlane_callback::serve(callback, endpoints, counts, health, until).await.map_err(|error| error.to_string())
-        });
+        if args.callbacks {
+            let callback = connect(url, "bench-callback").await?;
+            let until = drain.clone();
+            services.spawn(async move {
+                let endpoints =
+                    Endpoints::new(&jetlane_callback::Settings::default()).map_err(|error| error.to_string())?;
+                let (counts, health) = (Arc::default(), Health::default());
+                jetlane_callback::serve(callback, endpoints, counts, health, until)
+                    .await
+                    .map_err(|error| error.to_string())
+            });
+        }
         let started = Self { drain, services };
         started.ready(url).await?;
         Ok(started)

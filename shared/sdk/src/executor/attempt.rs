@@ -74,7 +74,7 @@ pub(crate) async fn hand_back(desk: &Desk, job: &Job, delay: Duration) {
 /// Gives a task back that has begun and may even have ended: the next run looks for its completion first.
 pub(crate) async fn halt(desk: &Desk, mut job: Job) {
     job.stop.cancel();
-    job.task.suspect = true;
+    Arc::make_mut(&mut job.task).suspect = true;
     hand_back(desk, &job, Duration::ZERO).await;
 }
 
@@ -147,7 +147,7 @@ async fn store_next_run(
     attempts: u32,
     checkpoint: Option<Vec<u8>>,
 ) -> Result<(), jetlane_bus::Error> {
-    let mut next = job.task.clone();
+    let mut next = TaskEvent::clone(&job.task);
     next.run += 1;
     next.attempts = attempts;
     next.checkpoint = checkpoint;
@@ -161,7 +161,7 @@ impl Run<'_> {
     /// Runs the handler, within its time and with its panics caught, and settles what it answers.
     async fn attempt(&self, service: &TaskService) -> Result<(), jetlane_bus::Error> {
         let span = self.span();
-        let task = Arc::new(self.task_for_the_handler().await);
+        let task = self.task_for_the_handler().await;
         let attempts_max = self.retries.saturating_add(1);
         let ctx = Ctx::new(
             self.desk.bus.clone(),
@@ -182,14 +182,14 @@ impl Run<'_> {
     }
 
     /// A run that may not be the first resumes from what was saved, wherever that was.
-    async fn task_for_the_handler(&self) -> TaskEvent {
-        let mut task = self.job.task.clone();
+    async fn task_for_the_handler(&self) -> Arc<TaskEvent> {
+        let mut task = Arc::clone(&self.job.task);
         if task.checkpoint.is_none() && (task.suspect || self.job.parcel.delivered > 1) {
             let notes = async {
                 self.desk.bus.bucket(BUCKET_NOTES).await?.get::<Vec<u8>>(&subject::note_checkpoint(&task.id)).await
             };
             match notes.await {
-                Ok(saved) => task.checkpoint = saved,
+                Ok(saved) => Arc::make_mut(&mut task).checkpoint = saved,
                 Err(error) => {
                     tracing::warn!(task_id = %task.id, %error, "The checkpoint cannot be read; starting over.")
                 }
@@ -295,7 +295,7 @@ impl Run<'_> {
         match self.desk.bus.complete(&completion).instrument(span).await? {
             Completed::Won if completion.outcome == Outcome::Failed => {
                 tracing::warn!(task_id = %completion.id, attempt = self.attempt, failure = %completion.failure().unwrap_or_default(), "Task failed.");
-                let mut dead = self.job.task.clone();
+                let mut dead = TaskEvent::clone(&self.job.task);
                 dead.attempts = self.attempt;
                 self.desk.bus.bury(&dead, &completion).await
             }

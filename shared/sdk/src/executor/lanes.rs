@@ -65,7 +65,7 @@ impl Parcel {
 
 /// A task in hand.
 pub(crate) struct Job {
-    pub(crate) task: TaskEvent,
+    pub(crate) task: Arc<TaskEvent>,
     pub(crate) parcel: Arc<Parcel>,
     pub(crate) stop: CancellationToken,
 }
@@ -310,7 +310,10 @@ impl Counter {
             lease,
             delivered: delivery.facts.delivered,
         });
-        tasks.into_iter().map(|task| Job { task, parcel: Arc::clone(&parcel), stop: stop.child_token() }).collect()
+        tasks
+            .into_iter()
+            .map(|task| Job { task: Arc::new(task), parcel: Arc::clone(&parcel), stop: stop.child_token() })
+            .collect()
     }
 
     fn start_waiting(&mut self) {
