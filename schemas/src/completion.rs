@@ -115,7 +115,7 @@ fn cut_text(text: &mut String, left: &mut usize) -> bool {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.code, self.message)?;
-        if let Some(path) = &self.path {
+        if let Some(path) = self.path.as_ref().filter(|path| !path.is_empty()) {
             write!(f, " (at {path})")?;
         }
         self.chain.iter().try_for_each(|cause| write!(f, ": {cause}"))

@@ -60,6 +60,7 @@ impl Client {
     /// A task to submit: set its options, then await it. Awaiting returns once the broker has stored it.
     ///
     /// A payload that cannot be written or a name that is invalid is told by that await.
+    #[expect(clippy::needless_pass_by_value, reason = "a task is handed over, and reads so at every call")]
     pub fn submit<T: Task>(&self, task: T) -> Submit<T::Output> {
         let payload = serde_json::to_vec(&task);
         Submit::new(self.clone(), type_name::<T>(), payload)

@@ -108,6 +108,7 @@ impl Kit {
     }
 
     /// Keeps a task of the test's until the kit ends.
+    #[expect(clippy::needless_pass_by_value, reason = "the kit owns it from here on")]
     pub fn keep(&self, task: JoinHandle<()>) {
         self.services.lock().expect("no test panics while holding the list of services").push(task.abort_handle());
     }

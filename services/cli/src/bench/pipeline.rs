@@ -261,6 +261,7 @@ async fn connect(url: &str, name: &str) -> Result<Client, Failure> {
     Ok(Client::connect_with(&Connect::to(url, name)).await?)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the form that map_err wants")]
 fn floor_failed(error: Box<dyn std::error::Error + Send + Sync>) -> Failure {
     Failure::new(Exit::Error, format!("the bare broker's loop failed: {error}"))
 }

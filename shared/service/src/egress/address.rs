@@ -87,7 +87,7 @@ pub fn check_resolved(name: &str, addresses: &[SocketAddr], policy: Policy) -> R
 
 fn check(ip: IpAddr, policy: Policy) -> Result<(), Refused> {
     match (policy, why_not_public(ip)) {
-        (Policy::PublicOnly, Some(reason)) => Err(Refused::new(&ip, reason)),
+        (Policy::PublicOnly, Some(reason)) => Err(Refused::new(ip, reason)),
         _ => Ok(()),
     }
 }

@@ -155,6 +155,7 @@ impl Task for Block {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the form of a handler")]
 fn block(task: Block, ctx: Ctx) -> Result<u32, TaskError> {
     assert!(ctx.attempt() > task.panics, "out of paper");
     Ok(ctx.attempt())
