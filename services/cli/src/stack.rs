@@ -2,7 +2,7 @@
 //! traces and logs name each service. All of it ends with this process, however that ends.
 
 use crate::output::{Exit, Failure};
-use jetlane::{Client, Connect};
+use jetlane::{Client, Connect, TaskType};
 use jetlane_bus::local::{self, Options, Server};
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -13,6 +13,8 @@ use tokio::process::{Child, ChildStdin, Command};
 pub(crate) const SERVICES: [&str; 3] = ["dispatcher", "executor", "callback"];
 /// How long the services may take until a first task has gone all the way.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How often is looked whether they are.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long a service may take to drain.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
@@ -72,12 +74,16 @@ impl Stack {
     async fn ready(&mut self) -> Result<(), Failure> {
         let client = self.client.clone();
         let probe = async move {
-            // Before a dispatcher has made the streams there is nowhere to submit to.
+            // A probe before the executor has announced its types would be a task that nobody serves.
+            let echo = TaskType::new("jetlane.echo").map_err(|error| Failure::of(Exit::Error, &error))?;
+            while client.task_type(&echo).is_none() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
             loop {
                 let probe = client.submit_json("jetlane.echo", b"null".to_vec()).await;
                 match probe {
                     Ok(handle) => return handle.await.map(|_| ()).map_err(Failure::from),
-                    Err(jetlane::Error::Submit { .. }) => tokio::time::sleep(Duration::from_millis(50)).await,
+                    Err(jetlane::Error::Submit { .. }) => tokio::time::sleep(LOOK_EVERY).await,
                     Err(error) => return Err(error.into()),
                 }
             }
