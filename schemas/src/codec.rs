@@ -117,6 +117,12 @@ pub fn encode_frame<C: Codec, T: Wire>(value: &T) -> Result<Vec<u8>, CodecError>
     Ok(frame)
 }
 
+/// The version that a frame names; `None` for what is no frame.
+pub fn version_of(frame: &[u8]) -> Option<u16> {
+    let prefix = frame.get(..PREFIX_BYTES)?;
+    (prefix[..2] == MAGIC).then(|| u16::from_le_bytes([prefix[3], prefix[4]]))
+}
+
 /// Reads a frame by the codec that it names.
 pub fn decode_frame<T: Wire>(frame: &[u8]) -> Result<T, CodecError> {
     if frame.len() > PREFIX_BYTES + FRAME_BYTES_MAX {

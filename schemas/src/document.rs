@@ -11,7 +11,8 @@ mod headers;
 mod messages;
 mod streams;
 
-use crate::{Callback, Completion, Failure, QueueEntry, ShardEntry, TaskEvent, TypeEntry};
+use crate::question::{Answer, Question};
+use crate::{Callback, Completion, EstimateEntry, Failure, QueueEntry, ShardEntry, SharedEntry, TaskEvent, TypeEntry};
 use channels::{CHANNELS, Channel};
 use messages::MESSAGES;
 use schemars::{JsonSchema, schema_for};
@@ -43,6 +44,10 @@ pub fn json_schemas() -> Vec<(&'static str, Value)> {
         ("type-entry", schema_of::<TypeEntry>()),
         ("queue-entry", schema_of::<QueueEntry>()),
         ("shard-entry", schema_of::<ShardEntry>()),
+        ("shared-entry", schema_of::<SharedEntry>()),
+        ("estimate-entry", schema_of::<EstimateEntry>()),
+        ("question", schema_of::<Question>()),
+        ("answer", schema_of::<Answer>()),
     ]
 }
 

@@ -3,8 +3,9 @@
 use crate::codec::{self, Bincode, CodecError, Wire};
 use crate::id::TaskId;
 use crate::limits::BUNDLE_TASKS_MAX;
+use crate::needs::Needs;
 use crate::options::{Micros, PayloadCodec, Priority, Shard};
-use crate::task::{Callback, TaskEvent, TraceContext};
+use crate::task::{Admit, Callback, TaskEvent, TraceContext};
 use crate::token::{Fit, InvalidName, QueueName, TaskType, Tenant};
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,9 @@ pub enum FrameError {
     /// Its callbacks.
     #[error("the callbacks in the frame are malformed: {0}")]
     Callbacks(String),
+    /// Its needs.
+    #[error("the needs in the frame are malformed: {0}")]
+    Needs(String),
     /// The number of its tasks.
     #[error("the bundle has {0} tasks, wanted 1 to {BUNDLE_TASKS_MAX}")]
     Count(usize),
@@ -35,6 +39,70 @@ struct BundleV1 {
 impl Wire for BundleV1 {
     const KIND: u8 = 1;
     const VERSION: u16 = 1;
+}
+
+/// The same with what later versions added. Written only where a task has any of it, so that the
+/// frames of all other tasks are read by what was there before.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+struct BundleV2 {
+    tasks: Vec<TaskV2>,
+}
+
+impl Wire for BundleV2 {
+    const KIND: u8 = BundleV1::KIND;
+    const VERSION: u16 = 2;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+struct TaskV2 {
+    base: TaskV1,
+    needs_json: String,
+    estimate_us: u64,
+    remaining_us: Option<u64>,
+    yields: u32,
+    is_admitted_strictly: bool,
+}
+
+impl From<&TaskEvent> for TaskV2 {
+    fn from(task: &TaskEvent) -> Self {
+        Self {
+            base: TaskV1::from(task),
+            needs_json: if task.needs.is_none() {
+                String::new()
+            } else {
+                serde_json::to_string(&task.needs).expect("needs hold nothing but text and numbers")
+            },
+            estimate_us: task.estimate_us.unwrap_or(0),
+            remaining_us: task.remaining_us,
+            yields: task.yields,
+            is_admitted_strictly: task.admit == Admit::Strict,
+        }
+    }
+}
+
+impl TryFrom<TaskV2> for TaskEvent {
+    type Error = FrameError;
+
+    fn try_from(wire: TaskV2) -> Result<Self, FrameError> {
+        let mut task = Self::try_from(wire.base)?;
+        if !wire.needs_json.is_empty() {
+            task.needs = serde_json::from_str(&wire.needs_json).map_err(|e| FrameError::Needs(e.to_string()))?;
+        }
+        task.estimate_us = (wire.estimate_us != 0).then_some(wire.estimate_us);
+        task.remaining_us = wire.remaining_us;
+        task.yields = wire.yields;
+        task.admit = if wire.is_admitted_strictly { Admit::Strict } else { Admit::Always };
+        Ok(task)
+    }
+}
+
+/// Whether the first version holds all of the task.
+fn is_plain(task: &TaskEvent) -> bool {
+    task.needs.is_none()
+        && task.estimate_us.is_none()
+        && task.remaining_us.is_none()
+        && task.yields == 0
+        && task.admit == Admit::Always
 }
 
 /// [`TaskEvent`] on the wire. Times are microseconds since the Unix epoch; 0 and empty mean none.
@@ -150,6 +218,11 @@ impl TryFrom<TaskV1> for TaskEvent {
             submitted_at: Micros(wire.submitted_us),
             due_at: present(wire.due_us),
             deadline: present(wire.deadline_us),
+            needs: Needs::default(),
+            estimate_us: None,
+            remaining_us: None,
+            yields: 0,
+            admit: Admit::default(),
             retries: wire.retries,
             timeout_ms: wire.timeout_ms,
             run: wire.run,
@@ -170,24 +243,37 @@ pub fn encode_bundle(tasks: &[TaskEvent]) -> Result<Vec<u8>, FrameError> {
     if tasks.is_empty() || tasks.len() > BUNDLE_TASKS_MAX {
         return Err(FrameError::Count(tasks.len()));
     }
-    let bundle = BundleV1 { tasks: tasks.iter().map(TaskV1::from).collect() };
-    Ok(codec::encode_frame::<Bincode, _>(&bundle)?)
+    Ok(if tasks.iter().all(is_plain) {
+        codec::encode_frame::<Bincode, _>(&BundleV1 { tasks: tasks.iter().map(TaskV1::from).collect() })?
+    } else {
+        codec::encode_frame::<Bincode, _>(&BundleV2 { tasks: tasks.iter().map(TaskV2::from).collect() })?
+    })
 }
 
-/// Reads a bundle of tasks.
+/// Reads a bundle of tasks, of either version.
 pub fn decode_bundle(frame: &[u8]) -> Result<Vec<TaskEvent>, FrameError> {
-    let bundle: BundleV1 = codec::decode_frame(frame)?;
-    if bundle.tasks.is_empty() || bundle.tasks.len() > BUNDLE_TASKS_MAX {
-        return Err(FrameError::Count(bundle.tasks.len()));
+    let tasks: Vec<TaskEvent> = if codec::version_of(frame) == Some(BundleV2::VERSION) {
+        let bundle: BundleV2 = codec::decode_frame(frame)?;
+        bundle.tasks.into_iter().map(TaskEvent::try_from).collect::<Result<_, _>>()?
+    } else {
+        let bundle: BundleV1 = codec::decode_frame(frame)?;
+        bundle.tasks.into_iter().map(TaskEvent::try_from).collect::<Result<_, _>>()?
+    };
+    if tasks.is_empty() || tasks.len() > BUNDLE_TASKS_MAX {
+        return Err(FrameError::Count(tasks.len()));
     }
-    bundle.tasks.into_iter().map(TaskEvent::try_from).collect()
+    Ok(tasks)
 }
 
-/// What an executor tells the leader of its queue. Totals, so that a lost message heals with the next.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+/// What an executor tells the leader of its queue. Totals, so that a lost message heals with the next;
+/// the runs and what remains of those under way are told once, and a lost one costs a measurement.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Credit {
     /// The executor: a name that is new at every start.
     pub executor: String,
+    /// Handlers that run at once, at most; 0 where it did not say.
+    pub slots: u32,
     /// Slots plus prefetch, already reduced by its own resource pressure; 0 while it drains.
     pub capacity: u32,
     /// Tasks received from lanes since it started.
@@ -196,11 +282,119 @@ pub struct Credit {
     pub settled: u64,
     /// The fits that it satisfies.
     pub fits: Vec<String>,
+    /// The same totals for each of these fits, in their order; empty where it serves one fit by its
+    /// capacity alone.
+    pub of_fits: Vec<OfFit>,
+    /// Runs that ended since it told last; at most [`RUNS_TOLD_MAX`].
+    pub runs: Vec<RunEnded>,
+    /// What remains of runs under way that can yield, where it was told since.
+    pub remaining: Vec<Remaining>,
 }
+
+/// What an executor tells of one of its fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct OfFit {
+    /// How many more of its tasks processors, memory and custom resources have room for.
+    pub room: u32,
+    /// Its tasks received since the executor started.
+    pub taken: u64,
+    /// Its tasks settled since.
+    pub settled: u64,
+}
+
+/// The most ended runs, and the most remaining times, of one announcement; the rest follows in the next.
+pub const RUNS_TOLD_MAX: usize = 512;
 
 impl Wire for Credit {
     const KIND: u8 = 2;
+    const VERSION: u16 = 2;
+}
+
+/// A run that ended.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct RunEnded {
+    /// The task.
+    pub id: String,
+    /// Which of its runs.
+    pub run: u32,
+    /// How long the handler ran, in microseconds.
+    pub run_us: u64,
+    /// How it ended.
+    pub end: RunEnd,
+}
+
+/// How a run ended, as far as estimates are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub enum RunEnd {
+    /// The handler returned its output: the run time is the task's.
+    Done,
+    /// It failed or its time was up: the task takes at least so long.
+    Broken,
+    /// It yielded: the rest is to come.
+    Yielded,
+    /// It was handed back, or the handler did not run.
+    NotRun,
+}
+
+/// What remains of a run that can yield.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Remaining {
+    /// The task.
+    pub id: String,
+    /// Which of its runs.
+    pub run: u32,
+    /// How much is left to do, in microseconds.
+    pub remaining_us: u64,
+    /// What stopping here and going on elsewhere costs, in microseconds.
+    pub resume_us: u64,
+}
+
+/// The first version, which is still read.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+struct CreditV1 {
+    executor: String,
+    capacity: u32,
+    taken: u64,
+    settled: u64,
+    fits: Vec<String>,
+}
+
+impl Wire for CreditV1 {
+    const KIND: u8 = Credit::KIND;
     const VERSION: u16 = 1;
+}
+
+impl From<CreditV1> for Credit {
+    fn from(wire: CreditV1) -> Self {
+        let CreditV1 { executor, capacity, taken, settled, fits } = wire;
+        Self { executor, capacity, taken, settled, fits, ..Self::default() }
+    }
+}
+
+/// A leader asks for a running task to yield at its next checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Yield {
+    /// The task.
+    pub id: String,
+    /// Which of its runs: an earlier or later one is not meant.
+    pub run: u32,
+}
+
+impl Wire for Yield {
+    const KIND: u8 = 4;
+    const VERSION: u16 = 1;
+}
+
+impl Yield {
+    /// Writes the frame.
+    pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        codec::encode_frame::<Bincode, _>(self)
+    }
+
+    /// Reads the frame.
+    pub fn decode(frame: &[u8]) -> Result<Self, CodecError> {
+        codec::decode_frame(frame)
+    }
 }
 
 /// What a running task tells whoever listens.
@@ -225,8 +419,11 @@ impl Credit {
         codec::encode_frame::<Bincode, _>(self)
     }
 
-    /// Reads the frame.
+    /// Reads the frame, of either version.
     pub fn decode(frame: &[u8]) -> Result<Self, CodecError> {
+        if codec::version_of(frame) == Some(CreditV1::VERSION) {
+            return codec::decode_frame::<CreditV1>(frame).map(Self::from);
+        }
         codec::decode_frame(frame)
     }
 }
@@ -272,8 +469,36 @@ mod tests {
     }
 
     #[test]
+    fn a_task_without_later_additions_is_written_as_before_and_one_with_them_comes_back() {
+        assert_eq!(codec::version_of(&encode_bundle(&[task()]).expect("encodes")), Some(1));
+        let mut more = task();
+        more.needs.cpu_milli = 500;
+        more.needs.labels = ["zone-a".to_owned()].into();
+        (more.estimate_us, more.remaining_us, more.yields, more.admit) = (Some(7), Some(3), 2, Admit::Strict);
+        let tasks = vec![task(), more];
+        let frame = encode_bundle(&tasks).expect("encodes");
+        assert_eq!(codec::version_of(&frame), Some(2));
+        assert_eq!(decode_bundle(&frame).expect("decodes"), tasks);
+    }
+
+    #[test]
+    fn credit_of_the_first_version_is_still_read() {
+        let old = CreditV1 { executor: "e".into(), capacity: 4, taken: 9, settled: 7, fits: vec!["any".into()] };
+        let frame = encode_frame::<Bincode, _>(&old).expect("encodes");
+        let read = Credit::decode(&frame).expect("decodes");
+        assert_eq!((read.capacity, read.taken, read.settled, read.runs.len()), (4, 9, 7, 0));
+    }
+
+    #[test]
     fn both_codecs_are_read_by_the_byte_that_names_them() {
-        let credit = Credit { executor: "e".into(), capacity: 4, taken: 9, settled: 7, fits: vec!["any".into()] };
+        let credit = Credit {
+            executor: "e".into(),
+            capacity: 4,
+            taken: 9,
+            settled: 7,
+            fits: vec!["any".into()],
+            ..Credit::default()
+        };
         let json = encode_frame::<Json, _>(&credit).expect("encodes");
         let bincode = credit.encode().expect("encodes");
         assert_eq!(decode_frame::<Credit>(&json), Ok(credit.clone()));
@@ -284,7 +509,7 @@ mod tests {
     fn another_kind_version_codec_or_trailing_byte_is_refused() {
         let good = encode_bundle(&[task()]).expect("encodes");
         assert!(Credit::decode(&good).is_err());
-        for (place, value) in [(0, b'X'), (2, 9), (3, 2), (5, 7)] {
+        for (place, value) in [(0, b'X'), (2, 9), (3, 3), (5, 7)] {
             let mut bad = good.clone();
             bad[place] = value;
             assert!(decode_bundle(&bad).is_err(), "byte {place} was not checked");

@@ -34,6 +34,14 @@ pub const DEADLINE: &str = "ce-jetlanedeadline";
 pub const RETRIES: &str = "ce-jetlaneretries";
 /// Task: how long one attempt may run, in milliseconds.
 pub const TIMEOUT_MS: &str = "ce-jetlanetimeoutms";
+/// Task: what groups it with others for estimates.
+pub const SIZE_KEY: &str = "ce-jetlanesizekey";
+/// Task: the submitter's estimate of its run time, in milliseconds.
+pub const ESTIMATE_MS: &str = "ce-jetlaneestimatems";
+/// Task: what it needs of an executor, a JSON object of [`crate::Needs`].
+pub const NEEDS: &str = "ce-jetlaneneeds";
+/// Task: `strict` where it is to be refused when it cannot meet its deadline.
+pub const ADMIT: &str = "ce-jetlaneadmit";
 /// Task: its callbacks, a JSON array of [`crate::Callback`].
 pub const CALLBACKS: &str = "ce-jetlanecallbacks";
 /// Task and completion: the task whose completion caused it.

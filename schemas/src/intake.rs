@@ -8,7 +8,7 @@ use crate::header::{self, Headers};
 use crate::id::TaskId;
 use crate::limits::DELAY_MS_MAX;
 use crate::options::{Micros, PayloadCodec, Shard};
-use crate::task::{Callback, InvalidOption, TaskEvent, TraceContext};
+use crate::task::{Admit, Callback, InvalidOption, TaskEvent, TraceContext};
 use crate::token::{TaskType, Tenant};
 use crate::{QueueName, TypeEntry};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
@@ -151,7 +151,9 @@ fn attributes_of(event: &Event) -> Result<Headers, InvalidOption> {
             Value::String(text) => percent_encode(&text),
             Value::Number(number) => number.to_string(),
             Value::Bool(flag) => flag.to_string(),
-            Value::Array(_) | Value::Object(_) if name == "jetlanecallbacks" => percent_encode(raw.get()),
+            Value::Array(_) | Value::Object(_) if matches!(name.as_str(), "jetlanecallbacks" | "jetlaneneeds") => {
+                percent_encode(raw.get())
+            }
             Value::Null => continue,
             Value::Array(_) | Value::Object(_) => {
                 return Err(malformed(format!("has an attribute {name:?} that is neither text, number nor boolean")));
@@ -202,6 +204,18 @@ fn set_options(
         task.shard = Shard::shared_by_hash(&task.tenant);
     }
     task.key = text(header::KEY);
+    task.size_key = text(header::SIZE_KEY);
+    task.estimate_us = number(header::ESTIMATE_MS, "estimate")?.map(|ms| ms.saturating_mul(1_000));
+    if let Some(json) = text(header::NEEDS) {
+        task.needs = serde_json::from_str(&json).map_err(|e| {
+            out("needs", &format!("must be a JSON object of cpu_milli, memory_mib, resources, labels: {e}"))
+        })?;
+    }
+    match text(header::ADMIT).as_deref() {
+        None | Some("always") => {}
+        Some("strict") => task.admit = Admit::Strict,
+        Some(_) => return Err(out("admit", "must be always or strict")),
+    }
     if let Some(ms) = number(header::DELAY_MS, "delay")? {
         if ms > DELAY_MS_MAX {
             return Err(out("delay", &format!("must be at most {DELAY_MS_MAX} ms")));
@@ -307,6 +321,10 @@ mod tests {
             ("ce-jetlanetimeoutms", "0", "timeout"),
             ("ce-jetlanedeadline", "tomorrow", "deadline"),
             ("ce-jetlanecallbacks", "{}", "callbacks"),
+            ("ce-jetlaneneeds", "7", "needs"),
+            ("ce-jetlaneneeds", r#"{"gpu":1}"#, "needs"),
+            ("ce-jetlaneestimatems", "0", "estimate"),
+            ("ce-jetlaneadmit", "maybe", "admit"),
             ("ce-datacontenttype", "text/plain", "datacontenttype"),
             ("x-bad name", "v", "headers"),
         ] {

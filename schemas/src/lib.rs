@@ -7,7 +7,8 @@
 //! # Layout
 //! - [`token`], [`id`], [`options`]: validated words, ids, and what a submitter may ask for
 //! - [`subject`], [`header`]: every name on the wire
-//! - [`task`], [`completion`], [`registry`]: the events and the announcements
+//! - [`task`], [`completion`], [`registry`], [`needs`]: the events and the announcements
+//! - [`question`]: what anyone may ask the leader of a queue
 //! - [`intake`]: what arrives by the open door (plain JSON, CloudEvents in both modes)
 //! - [`codec`], [`frame`]: what only our own processes read
 //! - [`limits`]: every bound of the wire, named
@@ -24,7 +25,9 @@ pub mod header;
 pub mod id;
 pub mod intake;
 pub mod limits;
+pub mod needs;
 pub mod options;
+pub mod question;
 pub mod registry;
 pub mod subject;
 pub mod task;
@@ -33,8 +36,9 @@ pub mod token;
 pub use completion::{Completion, Failure, Outcome};
 pub use header::Headers;
 pub use id::{RunToken, TaskId};
+pub use needs::{FitEntry, Needs};
 pub use options::{Micros, PayloadCodec, Priority, Shard};
-pub use registry::{QueueEntry, ShardEntry, TypeEntry};
+pub use registry::{EstimateEntry, Order, PolicyName, QueueEntry, ShardEntry, SharedEntry, TypeEntry};
 pub use subject::Flow;
-pub use task::{Callback, TaskEvent, TraceContext};
+pub use task::{Admit, Callback, TaskEvent, TraceContext};
 pub use token::{Fit, InvalidName, QueueName, TaskType, Tenant};

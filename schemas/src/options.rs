@@ -111,10 +111,12 @@ pub struct Shard(#[schemars(range(max = 63))] u8);
 impl Shard {
     /// All shards of a queue (design, decision 2).
     pub const COUNT: u8 = 64;
-    /// Shards 0 to 7 are shared by hash.
+    /// So many are shared by hash: 0 to 7, unless the queue says otherwise ([`crate::SharedEntry`]).
     pub const SHARED: u8 = 8;
     /// Shards 8 to 55 are assigned to one tenant each.
     pub const ASSIGNED: std::ops::Range<u8> = 8..56;
+    /// Shards 56 to 63 are free at first: they take the place of shared ones that a tenant floods.
+    pub const FREE: std::ops::Range<u8> = 56..64;
 
     /// Checks that the number is under [`Shard::COUNT`].
     pub fn new(number: u8) -> Result<Self, InvalidName> {
@@ -125,7 +127,9 @@ impl Shard {
         }
     }
 
-    /// The shared shard of a tenant that has none of its own; the empty tenant has shard 0.
+    /// The shared shard of a tenant that has none of its own, in a queue none of whose shared shards was
+    /// ever flooded; the empty tenant has shard 0. Otherwise its number is the tenant's place in
+    /// [`crate::SharedEntry`].
     pub fn shared_by_hash(tenant: &Tenant) -> Self {
         if tenant.is_shared() {
             return Self(0);

@@ -2,11 +2,15 @@
 //! single `kv put`.
 
 use crate::limits::{RETRIES_MAX, TIMEOUT_MS_MAX};
-use crate::options::{PayloadCodec, Shard};
+use crate::needs::FitEntry;
+use crate::options::{Micros, PayloadCodec, Priority, Shard};
 use crate::task::InvalidOption;
-use crate::token::{Fit, QueueName, Tenant};
+use crate::token::{Fit, InvalidName, QueueName, Tenant};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// What is known of a task type: the value of `types.<type>`.
@@ -89,37 +93,228 @@ impl TypeEntry {
 }
 
 /// The order in which a queue's tasks are dispatched.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PolicyName {
-    /// Strictly by priority, first in first out inside one.
-    #[default]
-    Strict,
     /// First in, first out, whatever the priority.
     Fifo,
+    /// Round robin over tenants, or over task types: one task a turn.
+    Rr,
+    /// Strictly by priority, first in first out inside one.
+    Strict,
+    /// Priorities share the work by their weights, first in first out inside one.
+    Weighted,
+    /// The shortest estimated run time first.
+    Sjf,
+    /// The shortest remaining time first: running tasks with checkpoints yield to much shorter ones.
+    Srtf,
+    /// The earliest deadline first; what cannot meet its deadline any more comes after what can.
+    Edf,
+    /// Fair between tenants, then short, old and urgent first, and nobody waits without bound.
+    #[default]
+    Adaptive,
+}
+
+impl PolicyName {
+    /// All policies.
+    pub const ALL: [Self; 8] =
+        [Self::Fifo, Self::Rr, Self::Strict, Self::Weighted, Self::Sjf, Self::Srtf, Self::Edf, Self::Adaptive];
+
+    /// The word that stands in the registry.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fifo => "fifo",
+            Self::Rr => "rr",
+            Self::Strict => "strict",
+            Self::Weighted => "weighted",
+            Self::Sjf => "sjf",
+            Self::Srtf => "srtf",
+            Self::Edf => "edf",
+            Self::Adaptive => "adaptive",
+        }
+    }
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for PolicyName {
+    type Err = InvalidName;
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        Self::ALL.into_iter().find(|policy| policy.as_str() == text).ok_or_else(|| {
+            InvalidName::new("policy", text, "must be fifo, rr, strict, weighted, sjf, srtf, edf or adaptive")
+        })
+    }
+}
+
+/// What round robin goes round.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Round {
+    /// Tenants.
+    #[default]
+    Tenant,
+    /// Task types.
+    Type,
+}
+
+/// What the four priorities weigh, the most urgent first. Default 64:16:4:1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Weights(pub [u32; 4]);
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self([64, 16, 4, 1])
+    }
+}
+
+impl Weights {
+    /// The largest weight.
+    pub const MAX: u32 = 10_000;
+
+    /// The weight of a priority, at least 1.
+    pub fn of(self, priority: Priority) -> u32 {
+        self.0[priority.rank()].max(1)
+    }
+}
+
+/// The order of dispatch with everything that tunes it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Order {
+    /// The policy.
+    #[serde(default)]
+    pub policy: PolicyName,
+    /// What the priorities weigh, in `weighted` and `adaptive`.
+    #[serde(default)]
+    pub weights: Weights,
+    /// What `rr` goes round.
+    #[serde(default)]
+    pub round: Round,
+    /// How long a task waits in `adaptive` until the oldest go first on a tenth of the work, in
+    /// milliseconds. Absent: a multiple of the mean run time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_wait_ms: Option<u64>,
+}
+
+impl Order {
+    /// This policy, with everything else at its default.
+    pub fn of(policy: PolicyName) -> Self {
+        Self { policy, ..Self::default() }
+    }
 }
 
 /// What is known of a queue: the value of `queues.<queue>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct QueueEntry {
     /// The order of dispatch.
-    #[serde(default)]
-    pub policy: PolicyName,
+    #[serde(default, flatten)]
+    pub order: Order,
     /// Its classes of needs; `any` is always there.
     #[serde(default = "fits_default")]
-    pub fits: Vec<Fit>,
+    pub fits: Vec<FitEntry>,
     /// Whether dispatch rests.
     #[serde(default)]
     pub paused: bool,
 }
 
-fn fits_default() -> Vec<Fit> {
-    vec![Fit::default()]
+fn fits_default() -> Vec<FitEntry> {
+    vec![FitEntry::default()]
 }
 
 impl Default for QueueEntry {
     fn default() -> Self {
-        Self { policy: PolicyName::default(), fits: fits_default(), paused: false }
+        Self { order: Order::default(), fits: fits_default(), paused: false }
+    }
+}
+
+impl QueueEntry {
+    /// The most fits of a queue, `any` included.
+    pub const FITS_MAX: usize = 16;
+
+    /// The declared fits, `any` among them whether it is listed or not.
+    pub fn all_fits(&self) -> Vec<FitEntry> {
+        let mut fits = self.fits.clone();
+        if !fits.iter().any(|fit| fit.name == Fit::default()) {
+            fits.insert(0, FitEntry::default());
+        }
+        fits
+    }
+
+    /// Checks every option against its range.
+    ///
+    /// # Errors
+    /// [`InvalidOption`] names the option.
+    pub fn check(&self) -> Result<(), InvalidOption> {
+        let out = |option, reason: String| Err(InvalidOption { option, reason });
+        if self.order.weights.0.iter().any(|weight| *weight == 0 || *weight > Weights::MAX) {
+            return out("weights", format!("must be four numbers from 1 to {}", Weights::MAX));
+        }
+        let fits = self.all_fits();
+        if fits.len() > Self::FITS_MAX {
+            return out("fits", format!("must be at most {}, `any` included", Self::FITS_MAX));
+        }
+        let mut names = BTreeSet::new();
+        for fit in &fits {
+            fit.covers.check()?;
+            if !names.insert(fit.name.clone()) {
+                return out("fits", format!("has {} twice", fit.name));
+            }
+            if fit.name == Fit::default() && !fit.covers.is_none() {
+                return out("fits", "has needs for `any`: that is the fit of tasks without needs".into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is known of the run times of a type: the value of `estimates.<type>`, written by the leader.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EstimateEntry {
+    /// All its tasks together.
+    #[serde(flatten)]
+    pub all: RunTimes,
+    /// By `size_key`, for those that were seen last.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sizes: BTreeMap<String, RunTimes>,
+    /// By how much runs differ from their submitters' estimates: the logarithm of their ratio.
+    #[serde(default)]
+    pub hints: RunTimes,
+    /// When it was written.
+    #[serde(default)]
+    pub updated_at: Micros,
+}
+
+/// Run times as a log-normal distribution.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunTimes {
+    /// Runs that were measured.
+    pub runs: u64,
+    /// Mean of the natural logarithm of the run time in microseconds.
+    pub mu: f64,
+    /// Variance of that logarithm.
+    pub variance: f64,
+}
+
+impl RunTimes {
+    /// The mean run time, in milliseconds.
+    pub fn mean_ms(&self) -> f64 {
+        (self.mu + self.variance / 2.0).exp() / 1_000.0
+    }
+
+    /// The median run time, in milliseconds.
+    pub fn p50_ms(&self) -> f64 {
+        self.mu.exp() / 1_000.0
+    }
+
+    /// The run time that nine in ten stay under, in milliseconds.
+    pub fn p90_ms(&self) -> f64 {
+        /// The standard normal distribution's 90th percentile.
+        const Z90: f64 = 1.281_551_565_544_600_4;
+        (self.mu + Z90 * self.variance.max(0.0).sqrt()).exp() / 1_000.0
     }
 }
 
@@ -132,15 +327,95 @@ pub struct ShardEntry {
     pub shard: Shard,
 }
 
+/// Which shards of a queue are shared by hash: the value of `shared.<queue>`, written by the leader when
+/// a tenant floods one of them: that tenant keeps it, and a free one takes its place here. A tenant
+/// without an entry of its own has the shard at the place of its [`Shard::shared_by_hash`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SharedEntry {
+    /// The shards, by place: the numbers 0 to 7 and 56 to 63, each at most once.
+    pub shards: [Shard; Shard::SHARED as usize],
+}
+
+impl Default for SharedEntry {
+    /// Every shard at its own place.
+    fn default() -> Self {
+        let mut number = 0..Shard::SHARED;
+        let shards = [(); Shard::SHARED as usize].map(|()| {
+            let number = number.next().expect("as many numbers as places");
+            Shard::new(number).expect("under the count of shards")
+        });
+        Self { shards }
+    }
+}
+
+impl SharedEntry {
+    /// Where a tenant stands that has no shard of its own.
+    pub fn of(&self, tenant: &Tenant) -> Shard {
+        self.shards[usize::from(Shard::shared_by_hash(tenant).number())]
+    }
+
+    /// Checks the shards.
+    ///
+    /// # Errors
+    /// [`InvalidOption`] names `shards`.
+    pub fn check(&self) -> Result<(), InvalidOption> {
+        let numbers: BTreeSet<u8> = self.shards.iter().map(|shard| shard.number()).collect();
+        let are_shareable = numbers.iter().all(|number| !Shard::ASSIGNED.contains(number));
+        if numbers.len() == self.shards.len() && are_shareable {
+            return Ok(());
+        }
+        Err(InvalidOption { option: "shards", reason: "must be eight different ones of 0 to 7 and 56 to 63".into() })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tenant_without_a_shard_of_its_own_has_the_one_at_its_place() {
+        let tenant = Tenant::new("acme").expect("valid");
+        let mut shared = SharedEntry::default();
+        assert_eq!((shared.of(&tenant), shared.check()), (Shard::shared_by_hash(&tenant), Ok(())));
+        let free = Shard::new(Shard::FREE.start).expect("valid");
+        shared.shards[usize::from(Shard::shared_by_hash(&tenant).number())] = free;
+        assert_eq!((shared.of(&tenant), shared.check()), (free, Ok(())));
+        shared.shards = [free; 8];
+        assert!(shared.check().is_err(), "one shard at two places");
+        shared.shards = SharedEntry::default().shards;
+        shared.shards[0] = Shard::new(Shard::ASSIGNED.start).expect("valid");
+        assert!(shared.check().is_err(), "one that belongs to a tenant");
+    }
 
     #[test]
     fn one_field_announces_a_type() {
         let entry: TypeEntry = serde_json::from_str(r#"{"queue":"pictures"}"#).expect("valid");
         assert_eq!(entry, TypeEntry::new(QueueName::new("pictures").expect("valid")));
         assert_eq!(entry.check(), Ok(()));
+    }
+
+    #[test]
+    fn an_empty_announcement_of_a_queue_is_all_defaults() {
+        let entry: QueueEntry = serde_json::from_str("{}").expect("valid");
+        assert_eq!((entry.order.policy, entry.check()), (PolicyName::Adaptive, Ok(())));
+        assert_eq!(entry, QueueEntry::default());
+        let set: QueueEntry =
+            serde_json::from_str(r#"{"policy":"weighted","weights":[8,4,2,1],"fits":["gpu"]}"#).expect("valid");
+        assert_eq!((set.order.policy, set.order.weights), (PolicyName::Weighted, Weights([8, 4, 2, 1])));
+        assert_eq!(set.all_fits().len(), 2, "any is always there");
+    }
+
+    #[test]
+    fn a_queue_out_of_range_is_refused() {
+        for bad in [
+            r#"{"weights":[0,1,1,1]}"#,
+            r#"{"fits":["a","a"]}"#,
+            r#"{"fits":[{"name":"any","covers":{"cpu_milli":1}}]}"#,
+        ] {
+            let entry: QueueEntry = serde_json::from_str(bad).expect("readable");
+            assert!(entry.check().is_err(), "{bad}");
+        }
+        assert!(serde_json::from_str::<QueueEntry>(r#"{"policy":"fastest"}"#).is_err());
     }
 
     #[test]

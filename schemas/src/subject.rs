@@ -114,6 +114,16 @@ pub fn credit_wanted(queue: &QueueName) -> String {
     format!("jetlane.wanted.{queue}")
 }
 
+/// Core NATS, request and reply: anyone asks the leader of a queue a [`crate::question::Question`].
+pub fn ask(queue: &QueueName) -> String {
+    format!("jetlane.ask.{queue}")
+}
+
+/// Core NATS: the leader of a queue asks for a running task to yield at its next checkpoint.
+pub fn yield_wanted(queue: &QueueName) -> String {
+    format!("jetlane.yield.{queue}")
+}
+
 /// Core NATS: progress of a running task.
 pub fn progress(id: &TaskId) -> String {
     format!("jetlane.progress.{id}")
@@ -323,6 +333,16 @@ pub fn registry_shard(queue: &QueueName, tenant: &Tenant) -> String {
     format!("shards.{queue}.{hex}")
 }
 
+/// Registry key of the shards of a queue that are shared by hash.
+pub fn registry_shared(queue: &QueueName) -> String {
+    format!("shared.{queue}")
+}
+
+/// Registry key of what is known of a type's run times.
+pub fn registry_estimate(task_type: &TaskType) -> String {
+    format!("estimates.{task_type}")
+}
+
 /// What a registry key announces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RegistryKey {
@@ -332,6 +352,10 @@ pub enum RegistryKey {
     Queue(QueueName),
     /// A tenant's own shard in a queue.
     Shard(QueueName),
+    /// The shards of a queue that are shared by hash.
+    Shared(QueueName),
+    /// The run times of a type.
+    Estimate(TaskType),
 }
 
 impl RegistryKey {
@@ -342,6 +366,12 @@ impl RegistryKey {
         }
         if let Some(queue) = key.strip_prefix("queues.") {
             return QueueName::new(queue).ok().map(Self::Queue);
+        }
+        if let Some(task_type) = key.strip_prefix("estimates.") {
+            return TaskType::new(task_type).ok().map(Self::Estimate);
+        }
+        if let Some(queue) = key.strip_prefix("shared.") {
+            return QueueName::new(queue).ok().map(Self::Shared);
         }
         let (queue, _hash) = key.strip_prefix("shards.")?.split_once('.')?;
         QueueName::new(queue).ok().map(Self::Shard)

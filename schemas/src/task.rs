@@ -4,6 +4,7 @@ use crate::id::TaskId;
 use crate::limits::{
     CALLBACKS_MAX, CHECKPOINT_BYTES_MAX, HEADER_BYTES_MAX, HEADERS_MAX, NAME_BYTES_MAX, RETRIES_MAX, TIMEOUT_MS_MAX,
 };
+use crate::needs::Needs;
 use crate::options::{Micros, PayloadCodec, Priority, Shard};
 use crate::token::{Fit, QueueName, TaskType, Tenant};
 use crate::{header, subject};
@@ -37,6 +38,21 @@ pub struct TaskEvent {
     /// Groups tasks for estimates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_key: Option<String>,
+    /// What it needs of an executor.
+    #[serde(default, skip_serializing_if = "Needs::is_none")]
+    pub needs: Needs,
+    /// The submitter's estimate of its run time, in microseconds: a prior for the learned one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate_us: Option<u64>,
+    /// What is left to do of it, in microseconds, as the run that yielded told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_us: Option<u64>,
+    /// How often it has yielded.
+    #[serde(default)]
+    pub yields: u32,
+    /// Whether it is refused when it cannot meet its deadline.
+    #[serde(default)]
+    pub admit: Admit,
     /// How the body is written.
     #[serde(default)]
     pub codec: PayloadCodec,
@@ -82,6 +98,17 @@ pub struct TaskEvent {
     #[serde(with = "crate::base64_text")]
     #[schemars(with = "String", extend("contentEncoding" = "base64"))]
     pub payload: Vec<u8>,
+}
+
+/// What becomes of a task that cannot meet its deadline.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Admit {
+    /// It is taken all the same, and completes as `expired` if its deadline passes before it starts.
+    #[default]
+    Always,
+    /// It is refused: at submission by the SDK, otherwise it completes as `rejected` when it is read.
+    Strict,
 }
 
 /// W3C trace context as it stands in headers; empty where there is none.
@@ -195,6 +222,11 @@ impl TaskEvent {
             tenant: Tenant::default(),
             key: None,
             size_key: None,
+            needs: Needs::default(),
+            estimate_us: None,
+            remaining_us: None,
+            yields: 0,
+            admit: Admit::default(),
             codec: PayloadCodec::default(),
             submitted_at,
             due_at: None,
@@ -251,6 +283,10 @@ impl TaskEvent {
         if self.checkpoint.as_ref().is_some_and(|bytes| bytes.len() > CHECKPOINT_BYTES_MAX) {
             return Err(invalid("checkpoint", format!("must be at most {CHECKPOINT_BYTES_MAX} bytes")));
         }
+        if self.estimate_us.is_some_and(|us| us == 0 || us > TIMEOUT_MS_MAX * 1_000) {
+            return Err(invalid("estimate", format!("must be over 0 and at most {TIMEOUT_MS_MAX} ms")));
+        }
+        self.needs.check()?;
         check_headers(&self.headers)?;
         check_callbacks(&self.callbacks)
     }

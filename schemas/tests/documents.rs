@@ -3,10 +3,12 @@
 use jetlane_schemas::document;
 use jetlane_schemas::id::TaskId;
 use jetlane_schemas::options::{Micros, Priority, Shard};
+use jetlane_schemas::question::{Answer, Expectation, Explanation, Question, Reason};
+use jetlane_schemas::registry::{EstimateEntry, PolicyName, RunTimes};
 use jetlane_schemas::subject::{self, Flow, Lane, RegistryKey};
 use jetlane_schemas::{
-    Callback, Completion, Failure, Fit, Outcome, QueueEntry, QueueName, RunToken, ShardEntry, TaskEvent, TaskType,
-    Tenant, TypeEntry,
+    Callback, Completion, Failure, Fit, Outcome, QueueEntry, QueueName, RunToken, ShardEntry, SharedEntry, TaskEvent,
+    TaskType, Tenant, TypeEntry,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -144,6 +146,7 @@ fn is_understood(channel: &str, subject: &str, n: &Names) -> bool {
             key(subject::BUCKET_REGISTRY) == Some(RegistryKey::Shard(n.queue.clone()))
                 && subject == subject::kv(subject::BUCKET_REGISTRY, &subject::registry_shard(&n.queue, &n.tenant))
         }
+        "shared" => key(subject::BUCKET_REGISTRY) == Some(RegistryKey::Shared(n.queue.clone())),
         "notes" => {
             subject.strip_prefix(&subject::kv(subject::BUCKET_NOTES, "")).and_then(subject::parse_note_cancelled)
                 == Some(n.id.clone())
@@ -155,6 +158,9 @@ fn is_understood(channel: &str, subject: &str, n: &Names) -> bool {
         "schedule" => subject == subject::schedule(&n.queue, &n.id),
         "wanted" => subject == subject::credit_wanted(&n.queue),
         "progress" => subject == subject::progress(&n.id),
+        "ask" => subject == subject::ask(&n.queue),
+        "yield" => subject == subject::yield_wanted(&n.queue),
+        "estimates" => key(subject::BUCKET_REGISTRY) == Some(RegistryKey::Estimate(n.task_type.clone())),
         "leases" => subject == subject::kv(subject::BUCKET_LEASES, &subject::lease_queue(&n.queue)),
         "maxDeliveries" => subject.strip_prefix(subject::MAX_DELIVERIES_ALL.trim_end_matches('>')).is_some(),
         "terminated" => subject.strip_prefix(subject::TERMINATED_ALL.trim_end_matches('>')).is_some(),
@@ -290,6 +296,20 @@ fn what_the_types_write_is_what_the_schemas_accept_and_an_empty_object_is_not() 
     let shard = ShardEntry { tenant: Tenant::default(), shard: Shard::new(63).expect("valid") };
     let task = full_task();
     let bare = TaskEvent::new(task.id.clone(), task.task_type.clone(), queue, Micros(0), Vec::new());
+    let sizes = [("4k".to_owned(), RunTimes { runs: 3, mu: 7.5, variance: 0.25 })].into();
+    let estimate = EstimateEntry { sizes, ..EstimateEntry::default() };
+    let explanation = Explanation {
+        id: task.id.clone(),
+        queue: task.queue.clone(),
+        task_type: task.task_type.clone(),
+        priority: task.priority,
+        tenant: task.tenant.clone(),
+        fit: task.fit.clone(),
+        policy: PolicyName::Adaptive,
+        first_arrival: task.submitted_at,
+        reasons: vec![Reason::NoRoom, Reason::Behind { tasks: 7, of_its_flow: 2 }, Reason::OverShare],
+        expected: Expectation { start: None, finish: None, estimate_us: 5, ahead: 7, meets_deadline: true },
+    };
     let written: &[(&str, Value)] = &[
         ("task-event", json!(task)),
         ("task-event", json!(bare)),
@@ -300,6 +320,11 @@ fn what_the_types_write_is_what_the_schemas_accept_and_an_empty_object_is_not() 
         ("type-entry", json!(entry)),
         ("queue-entry", json!(QueueEntry::default())),
         ("shard-entry", json!(shard)),
+        ("shared-entry", json!(SharedEntry::default())),
+        ("estimate-entry", json!(estimate)),
+        ("question", json!(Question::Explain { id: task.id.clone() })),
+        ("answer", json!(Answer::Unheld { queue: task.queue.clone(), dispatched: true })),
+        ("answer", json!(Answer::Explanation(explanation))),
     ];
     for (name, schema) in document::json_schemas() {
         let validator = jsonschema::draft202012::new(&schema).expect("a valid schema of draft 2020-12");

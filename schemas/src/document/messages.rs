@@ -2,7 +2,7 @@
 
 use super::headers;
 use crate::codec::{MAGIC, PREFIX_BYTES, Wire};
-use crate::frame::{Credit, Progress, encode_bundle};
+use crate::frame::{Credit, Progress, Yield, encode_bundle};
 use crate::header;
 use crate::options::Micros;
 use crate::{QueueName, TaskEvent, TaskId, TaskType};
@@ -170,6 +170,21 @@ pub(super) const MESSAGES: &[Message] = &[
         &[],
         Body::Frame(Credit::KIND, Credit::VERSION),
     ),
+    message(
+        "question",
+        "A question",
+        "Answered as `answer` in json/answer.schema.json.",
+        &[],
+        Body::Schema("question"),
+    ),
+    message(
+        "yield",
+        "Yield at the next checkpoint",
+        "The task and its run.",
+        &[],
+        Body::Frame(Yield::KIND, Yield::VERSION),
+    ),
+    message("estimateEntry", "Run times of a type", "By the leader.", &[], Body::Schema("estimate-entry")),
     message("wanted", "Tell your credit now", "The body is empty.", &[], Body::Empty),
     message(
         "progress",
@@ -182,6 +197,7 @@ pub(super) const MESSAGES: &[Message] = &[
     message("typeEntry", "A task type is announced", "One `kv put` announces it.", &[], Body::Schema("type-entry")),
     message("queueEntry", "A queue is announced", "All members are optional.", &[], Body::Schema("queue-entry")),
     message("shardEntry", "A tenant has a shard of its own", "By the leader.", &[], Body::Schema("shard-entry")),
+    message("sharedEntry", "A flooded shard was taken out of the hash", "By the leader.", &[], Body::Schema("shared-entry")),
     message("lease", "Who leads a queue", "Gone a second after its last renewal.", headers::LEASE, Body::Private),
     message("checkpoint", "A task has saved its state", "For a later run of it.", &[], Body::Private),
     message("note", "A task is cancelled", "Dispatchers drop it before dispatch.", &[], Body::Private),

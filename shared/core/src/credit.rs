@@ -2,9 +2,9 @@
 //!
 //! Executors tell totals, so a lost announcement heals with the next and a repeated or late one
 //! changes nothing. `outstanding` is what this leader dispatched and no executor has settled;
-//! what lies in the lanes is that less what the live executors say they hold; and the room of a fit
-//! is the free capacity of those that satisfy it less what lies in the lanes. With executors of
-//! several fits that errs to the careful side: what lies in one fit's lane counts against all.
+//! what lies in the lanes is that less what the live executors say they hold. A task can be dispatched
+//! to a fit while two things are left: slots of the executors that satisfy it, less all that lies in
+//! the lanes; and their processors, memory and custom resources, less what lies in the fit's own lanes.
 
 use crate::entry::{FITS_MAX, FitId};
 use crate::fits::FitSet;
@@ -20,13 +20,38 @@ pub const EXECUTORS_MAX: usize = 4096;
 /// How often silence is looked for.
 const CHECK_EVERY: Micros = Micros(250_000);
 
-/// An announcement, with its fits as a set.
+/// An announcement, with its fits by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Told {
+    pub(crate) slots: u32,
     pub(crate) capacity: u32,
+    pub(crate) fits: FitSet,
+    pub(crate) of: [Totals; FITS_MAX],
+}
+
+/// What an executor told of one fit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) room: u32,
     pub(crate) taken: u64,
     pub(crate) settled: u64,
-    pub(crate) fits: FitSet,
+}
+
+impl Totals {
+    fn held(&self) -> u64 {
+        // Bounded, so that no numbers an executor tells can make the sums overflow.
+        self.taken.saturating_sub(self.settled).min(u64::from(u32::MAX))
+    }
+}
+
+impl Told {
+    fn held(&self) -> u64 {
+        self.of.iter().map(Totals::held).sum()
+    }
+
+    fn free(&self) -> u64 {
+        u64::from(self.capacity).saturating_sub(self.held())
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -36,25 +61,25 @@ struct Executor {
     is_live: bool,
 }
 
-impl Executor {
-    fn held(&self) -> u64 {
-        // Bounded, so that no numbers an executor tells can make the sums overflow.
-        self.told.taken.saturating_sub(self.told.settled).min(u64::from(u32::MAX))
-    }
-
-    fn free(&self) -> u64 {
-        u64::from(self.told.capacity).saturating_sub(self.held())
-    }
+/// Sums over the live executors, for one fit.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    /// Tasks of it that they hold.
+    held: u64,
+    /// Free slots and prefetch of those that satisfy it.
+    free: u64,
+    /// The same as far as their resources go.
+    room: u64,
+    /// Slots of those that satisfy it.
+    slots: u64,
 }
 
 /// The ledger of one queue's bundle lanes.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     executors: BTreeMap<String, Executor>,
-    outstanding: u64,
-    /// Sums over the live executors.
-    held: u64,
-    free: [u64; FITS_MAX],
+    outstanding: [u64; FITS_MAX],
+    sums: [Sums; FITS_MAX],
     live: usize,
     check_at: Micros,
 }
@@ -62,49 +87,67 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// How many more tasks of this fit can be dispatched.
     pub(crate) fn room(&self, fit: FitId) -> u64 {
-        let in_lanes = self.outstanding.saturating_sub(self.held);
-        self.free[fit.place()].saturating_sub(in_lanes)
+        let sums = self.sums[fit.place()];
+        let in_all_lanes: u64 = (0..FITS_MAX).map(|place| self.in_lanes(place)).sum();
+        sums.free.saturating_sub(in_all_lanes).min(sums.room.saturating_sub(self.in_lanes(fit.place())))
+    }
+
+    fn in_lanes(&self, place: usize) -> u64 {
+        self.outstanding[place].saturating_sub(self.sums[place].held)
+    }
+
+    /// How many tasks of this fit can run at once, by the live executors' slots.
+    pub(crate) fn slots(&self, fit: FitId) -> u64 {
+        self.sums[fit.place()].slots
     }
 
     pub(crate) fn outstanding(&self) -> u64 {
-        self.outstanding
+        self.outstanding.iter().sum()
     }
 
-    pub(crate) fn dispatched(&mut self) {
-        self.outstanding += 1;
+    pub(crate) fn dispatched(&mut self, fit: FitId) {
+        self.outstanding[fit.place()] += 1;
     }
 
     /// A dispatch came to nothing.
-    pub(crate) fn undone(&mut self) {
-        self.outstanding = self.outstanding.saturating_sub(1).max(self.held);
+    pub(crate) fn undone(&mut self, fit: FitId) {
+        let place = fit.place();
+        self.outstanding[place] = self.outstanding[place].saturating_sub(1).max(self.sums[place].held);
     }
 
     pub(crate) fn told(&mut self, now: Micros, name: String, told: Told) {
+        let is = Executor { told, seen: now, is_live: true };
         match self.executors.get_mut(&name) {
             Some(executor) => {
-                let known = executor.told;
-                if told.taken < known.taken || told.settled < known.settled {
+                let was = *executor;
+                let known = was.told.of;
+                let is_older = |place: usize| {
+                    told.of[place].taken < known[place].taken || told.of[place].settled < known[place].settled
+                };
+                if (0..FITS_MAX).any(is_older) {
                     // Overtaken by a later one: totals never shrink.
                     return;
                 }
-                let (was, settled) = (*executor, told.settled - known.settled);
-                *executor = Executor { told, seen: now, is_live: true };
-                let is = *executor;
+                *executor = is;
                 if was.is_live {
-                    self.subtract(&was);
+                    self.change(&was, |sum, part| sum - part);
+                    self.live -= 1;
                 }
-                self.add(&is);
-                self.outstanding = self.outstanding.saturating_sub(settled);
+                for (place, outstanding) in self.outstanding.iter_mut().enumerate() {
+                    *outstanding = outstanding.saturating_sub(told.of[place].settled - known[place].settled);
+                }
             }
             None => {
                 self.make_room();
-                let executor = Executor { told, seen: now, is_live: true };
-                self.executors.insert(name, executor);
-                self.add(&executor);
+                self.executors.insert(name, is);
             }
         }
+        self.change(&is, |sum, part| sum + part);
+        self.live += 1;
         // What executors hold is outstanding, whoever dispatched it: a new leader starts from there.
-        self.outstanding = self.outstanding.max(self.held);
+        for (outstanding, sums) in self.outstanding.iter_mut().zip(&self.sums) {
+            *outstanding = (*outstanding).max(sums.held);
+        }
     }
 
     pub(crate) fn lost(&mut self, name: &str) {
@@ -113,13 +156,14 @@ impl Ledger {
         {
             executor.is_live = false;
             let was = *executor;
-            self.subtract(&was);
+            self.change(&was, |sum, part| sum - part);
+            self.live -= 1;
         }
     }
 
-    /// Nothing moves, and so many tasks lie in the lanes unpulled or unacknowledged.
-    pub(crate) fn counted(&mut self, tasks: u64) {
-        self.outstanding = tasks.max(self.held);
+    /// Nothing moves, and so many tasks lie in the fit's lanes unpulled or unacknowledged.
+    pub(crate) fn counted(&mut self, fit: FitId, tasks: u64) {
+        self.outstanding[fit.place()] = tasks.max(self.sums[fit.place()].held);
     }
 
     /// Looks for executors gone silent.
@@ -128,19 +172,12 @@ impl Ledger {
             return;
         }
         self.check_at = Micros(now.0 + CHECK_EVERY.0);
-        let (mut held, mut free, mut gone) = (self.held, self.free, 0);
-        self.executors.retain(|_, executor| {
-            let silence = now.0.saturating_sub(executor.seen.0);
-            if executor.is_live && silence > EXECUTOR_SILENCE_MAX.0 {
-                executor.is_live = false;
-                gone += 1;
-                held -= executor.held();
-                adjust(&mut free, executor, |sum, part| sum - part);
-            }
-            silence <= EXECUTOR_MEMORY.0
-        });
-        (self.held, self.free) = (held, free);
-        self.live -= gone;
+        let silence = |executor: &Executor| now.0.saturating_sub(executor.seen.0);
+        let is_silent = |executor: &Executor| executor.is_live && silence(executor) > EXECUTOR_SILENCE_MAX.0;
+        let silent: Vec<String> =
+            self.executors.iter().filter(|(_, executor)| is_silent(executor)).map(|(name, _)| name.clone()).collect();
+        silent.iter().for_each(|name| self.lost(name));
+        self.executors.retain(|_, executor| silence(executor) <= EXECUTOR_MEMORY.0);
     }
 
     /// When [`Ledger::check`] is due, if anybody is there to go silent.
@@ -148,16 +185,17 @@ impl Ledger {
         (self.live > 0).then_some(self.check_at)
     }
 
-    fn add(&mut self, executor: &Executor) {
-        self.live += 1;
-        self.held += executor.held();
-        adjust(&mut self.free, executor, |sum, part| sum + part);
-    }
-
-    fn subtract(&mut self, executor: &Executor) {
-        self.live -= 1;
-        self.held -= executor.held();
-        adjust(&mut self.free, executor, |sum, part| sum - part);
+    fn change(&mut self, executor: &Executor, change: fn(u64, u64) -> u64) {
+        let Told { slots, fits, of, .. } = executor.told;
+        let free = executor.told.free();
+        for (place, sums) in self.sums.iter_mut().enumerate() {
+            sums.held = change(sums.held, of[place].held());
+            if fits.contains(place) {
+                sums.free = change(sums.free, free);
+                sums.room = change(sums.room, free.min(u64::from(of[place].room)));
+                sums.slots = change(sums.slots, u64::from(slots));
+            }
+        }
     }
 
     fn make_room(&mut self) {
@@ -172,14 +210,6 @@ impl Ledger {
     }
 }
 
-fn adjust(free: &mut [u64; FITS_MAX], executor: &Executor, change: fn(u64, u64) -> u64) {
-    for (place, sum) in free.iter_mut().enumerate() {
-        if executor.told.fits.contains(place) {
-            *sum = change(*sum, executor.free());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,7 +218,19 @@ mod tests {
     const ANY: FitSet = FitSet::of(1);
 
     fn told(capacity: u32, taken: u64, settled: u64) -> Told {
-        Told { capacity, taken, settled, fits: ANY }
+        of_fits(capacity, ANY, &[(u32::MAX, taken, settled)])
+    }
+
+    fn of_fits(capacity: u32, fits: FitSet, totals: &[(u32, u64, u64)]) -> Told {
+        let mut of = [Totals::default(); FITS_MAX];
+        for (place, &(room, taken, settled)) in totals.iter().enumerate() {
+            of[place] = Totals { room, taken, settled };
+        }
+        Told { slots: capacity, capacity, fits, of }
+    }
+
+    fn any() -> FitId {
+        FitId::default()
     }
 
     fn room(ledger: &Ledger) -> u64 {
@@ -204,8 +246,8 @@ mod tests {
     #[test]
     fn a_dispatch_takes_room_until_it_is_settled() {
         let mut ledger = with(2);
-        ledger.dispatched();
-        ledger.dispatched();
+        ledger.dispatched(any());
+        ledger.dispatched(any());
         assert_eq!(room(&ledger), 0);
         ledger.told(Micros(1), "a".into(), told(2, 2, 0));
         assert_eq!(room(&ledger), 0);
@@ -216,7 +258,7 @@ mod tests {
     #[test]
     fn a_lost_announcement_heals_with_the_next() {
         let mut ledger = with(4);
-        (0..4).for_each(|_| ledger.dispatched());
+        (0..4).for_each(|_| ledger.dispatched(any()));
         // Those that told of the first three never came.
         ledger.told(Micros(9), "a".into(), told(4, 4, 4));
         assert_eq!((room(&ledger), ledger.outstanding()), (4, 0));
@@ -225,7 +267,7 @@ mod tests {
     #[test]
     fn a_repeated_or_late_announcement_changes_nothing() {
         let mut ledger = with(4);
-        (0..4).for_each(|_| ledger.dispatched());
+        (0..4).for_each(|_| ledger.dispatched(any()));
         ledger.told(Micros(2), "a".into(), told(4, 4, 2));
         ledger.told(Micros(3), "a".into(), told(4, 4, 2));
         ledger.told(Micros(4), "a".into(), told(4, 3, 1));
@@ -236,7 +278,7 @@ mod tests {
     fn what_a_silent_executor_holds_stays_outstanding_until_another_settles_it() {
         let mut ledger = with(2);
         ledger.told(Micros(0), "b".into(), told(2, 0, 0));
-        (0..2).for_each(|_| ledger.dispatched());
+        (0..2).for_each(|_| ledger.dispatched(any()));
         ledger.told(Micros(1), "a".into(), told(2, 2, 0));
         let later = Micros(EXECUTOR_SILENCE_MAX.0 + 2);
         ledger.told(later, "b".into(), told(2, 0, 0));
@@ -259,10 +301,10 @@ mod tests {
     #[test]
     fn a_new_leader_starts_with_what_the_executors_hold() {
         let mut ledger = Ledger::default();
-        ledger.counted(1);
+        ledger.counted(any(), 1);
         ledger.told(Micros(0), "a".into(), told(4, 103, 100));
         assert_eq!((room(&ledger), ledger.outstanding()), (1, 3));
-        ledger.counted(4);
+        ledger.counted(any(), 4);
         assert_eq!(room(&ledger), 0, "one more lies in the lane");
     }
 
@@ -270,8 +312,23 @@ mod tests {
     fn an_executor_adds_room_only_to_the_fits_that_it_satisfies() {
         let mut ledger = with(2);
         let gpu = FitId::new(1).expect("in range");
-        ledger.told(Micros(0), "b".into(), Told { capacity: 1, taken: 0, settled: 0, fits: FitSet::of(3) });
+        ledger.told(Micros(0), "b".into(), of_fits(1, FitSet::of(3), &[(9, 0, 0), (9, 0, 0)]));
         assert_eq!((room(&ledger), ledger.room(gpu)), (3, 1));
+    }
+
+    #[test]
+    fn a_scarce_resource_bounds_its_fit_and_leaves_the_slots_to_the_others() {
+        let gpu = FitId::new(1).expect("in range");
+        let mut ledger = Ledger::default();
+        ledger.told(Micros(0), "a".into(), of_fits(16, FitSet::of(3), &[(u32::MAX, 0, 0), (1, 0, 0)]));
+        (0..8).for_each(|_| ledger.dispatched(any()));
+        assert_eq!((room(&ledger), ledger.room(gpu)), (8, 1), "what lies in the other lane takes slots, no gpu");
+        ledger.dispatched(gpu);
+        assert_eq!((room(&ledger), ledger.room(gpu)), (7, 0));
+        ledger.told(Micros(1), "a".into(), of_fits(16, FitSet::of(3), &[(u32::MAX, 8, 8), (0, 1, 0)]));
+        assert_eq!((room(&ledger), ledger.room(gpu)), (15, 0), "it is in use");
+        ledger.told(Micros(2), "a".into(), of_fits(16, FitSet::of(3), &[(u32::MAX, 8, 8), (1, 1, 1)]));
+        assert_eq!((room(&ledger), ledger.room(gpu)), (16, 1));
     }
 
     #[test]
@@ -319,23 +376,23 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Dispatch if room(&ledger) > 0 => {
-                        ledger.dispatched();
+                        ledger.dispatched(any());
                         dispatched += 1;
                         in_lane += 1;
                     }
                     Step::Dispatch => {}
                     Step::Take(e) => {
                         let mut now = *history[e].last().expect("never empty");
-                        if in_lane > 0 && now.taken - now.settled < u64::from(CAPACITY) {
+                        if in_lane > 0 && now.held() < u64::from(CAPACITY) {
                             in_lane -= 1;
-                            now.taken += 1;
+                            now.of[0].taken += 1;
                             history[e].push(now);
                         }
                     }
                     Step::Settle(e) => {
                         let mut now = *history[e].last().expect("never empty");
-                        if now.taken > now.settled {
-                            now.settled += 1;
+                        if now.held() > 0 {
+                            now.of[0].settled += 1;
                             history[e].push(now);
                         }
                     }
@@ -345,17 +402,17 @@ mod tests {
                         ledger.told(Micros(1), format!("{e}"), history[e][place]);
                     }
                 }
-                let settled: u64 = history.iter().map(|h| h.last().expect("never empty").settled).sum();
+                let settled: u64 = history.iter().map(|h| h.last().expect("never empty").of[0].settled).sum();
                 let truly = dispatched - settled;
                 prop_assert!(ledger.outstanding() >= truly, "{} told, {truly} true", ledger.outstanding());
                 prop_assert!(truly <= 3 * u64::from(CAPACITY));
-                prop_assert_eq!(ledger.held, ledger.executors.values().map(Executor::held).sum::<u64>());
+                prop_assert_eq!(ledger.sums[0].held, ledger.executors.values().map(|e| e.told.held()).sum::<u64>());
             }
             // Totals heal: after one announcement of each the ledger is exact.
             for (e, told) in history.iter().enumerate() {
                 ledger.told(Micros(2), format!("{e}"), *told.last().expect("never empty"));
             }
-            let settled: u64 = history.iter().map(|h| h.last().expect("never empty").settled).sum();
+            let settled: u64 = history.iter().map(|h| h.last().expect("never empty").of[0].settled).sum();
             prop_assert_eq!(ledger.outstanding(), dispatched - settled);
         }
     }

@@ -17,6 +17,10 @@ pub struct FlowId(pub u32);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantId(pub u32);
 
+/// A task type, numbered by the caller.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TypeId(pub u32);
+
 /// A fit of the queue: its place in the queue's table, under [`FITS_MAX`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FitId(u8);
@@ -44,12 +48,20 @@ pub struct Entry {
     pub priority: Priority,
     /// Whose it is.
     pub tenant: TenantId,
+    /// What it is.
+    pub task_type: TypeId,
     /// Which executors can take it at all.
     pub fit: FitId,
     /// When the broker first stored it: age counts from here, whatever happens to it later.
     pub first_arrival: Micros,
-    /// Until when it must have started.
-    pub deadline: Option<Micros>,
+    /// When it is ended if it has not started.
+    pub expires: Option<Micros>,
+    /// Until when it should have ended: what `edf` sorts by.
+    pub due: Option<Micros>,
+    /// How long it will probably run; what is left of it where it has yielded.
+    pub estimate: Micros,
+    /// How often it has yielded.
+    pub yields: u32,
     /// The size of its message, for the window's bound on bytes.
     pub bytes: u32,
 }
@@ -134,6 +146,18 @@ impl Lanes {
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
+    }
+
+    /// The lanes in either set.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// The lanes of one priority.
+    #[must_use]
+    pub fn of(self, priority: Priority) -> Self {
+        Self(self.0 & (Self::OF_PRIORITY << (priority.rank() * FITS_MAX)))
     }
 
     /// Those of the most urgent priority that has any.

@@ -3,7 +3,7 @@
 use crate::entry::{Entry, EntryId, FitId, FlowId};
 use crate::window::Share;
 use jetlane_schemas::frame::Credit;
-use jetlane_schemas::registry::PolicyName;
+use jetlane_schemas::registry::Order;
 use jetlane_schemas::subject::LaneKind;
 use jetlane_schemas::{Micros, Priority};
 
@@ -60,8 +60,28 @@ pub enum Event {
         /// How many.
         tasks: u32,
     },
-    /// Nothing moves, and the broker says how many tasks lie unpulled or unacknowledged in the bundle lanes.
+    /// A dispatched task's run is over: done, failed, handed back or yielded. What comes after it, if
+    /// anything, is another arrival.
+    Ended {
+        /// The task.
+        entry: EntryId,
+        /// How long it ran.
+        cost: Micros,
+    },
+    /// A running task that can yield told what is left of it.
+    Remaining {
+        /// The task.
+        entry: EntryId,
+        /// How much is left to do.
+        remaining: Micros,
+        /// What stopping here and going on elsewhere costs.
+        resume: Micros,
+    },
+    /// Nothing moves, and the broker says how many tasks lie unpulled or unacknowledged in the bundle
+    /// lanes of a fit.
     BundlesCounted {
+        /// The fit.
+        fit: FitId,
         /// Tasks.
         tasks: u64,
     },
@@ -79,7 +99,7 @@ pub enum Event {
     /// Dispatch goes on.
     Resumed,
     /// The order of dispatch is another one.
-    PolicyChanged(PolicyName),
+    OrderChanged(Order),
     /// What the process leaves to this queue changed.
     ShareChanged(Share),
 }
@@ -109,6 +129,8 @@ pub enum Decision {
     Expire(EntryId),
     /// Acknowledge it without running it. Answered as a dispatch is.
     Drop(EntryId),
+    /// Ask a running task to yield at its next checkpoint. Answered by [`Event::Ended`], sooner or later.
+    Yield(EntryId),
     /// Ask for messages of a flow. Answered by [`Event::MessageTaken`] and [`Event::PullEnded`].
     Pull {
         /// The flow.

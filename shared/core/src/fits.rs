@@ -44,23 +44,13 @@ impl FitTable {
         Some(number)
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
+    /// All numbers that are in use.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = FitId> + use<> {
+        (0..self.0.len()).filter_map(FitId::new)
     }
 
     pub(crate) fn name(&self, fit: FitId) -> Option<&Fit> {
         self.0.get(fit.place())
-    }
-
-    /// The set of these fits; names beyond the table are passed over.
-    pub(crate) fn set(&mut self, fits: &[String]) -> FitSet {
-        let mut set = FitSet::default();
-        for fit in fits {
-            if let Some(number) = self.number(fit) {
-                set.insert(number);
-            }
-        }
-        set
     }
 }
 

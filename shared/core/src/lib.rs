@@ -8,6 +8,7 @@
 //! - [`entry`]: what the queue knows of a waiting task
 //! - [`policy`]: the order of dispatch
 //! - [`credit`], [`plain`]: how much the executors can take, by their announcements or by their pulls
+//! - [`estimate`]: how long tasks run
 //! - [`window`]: how much of a flow is read
 //! - [`duplicates`]: the same run of a task, arriving twice
 //! - [`shards`]: which tenant stands where
@@ -16,6 +17,7 @@
 pub mod credit;
 pub mod duplicates;
 pub mod entry;
+pub mod estimate;
 pub mod event;
 mod fits;
 pub mod plain;
@@ -25,6 +27,6 @@ pub mod retry;
 pub mod shards;
 pub mod window;
 
-pub use entry::{Entry, EntryId, FitId, FlowId, TenantId};
+pub use entry::{Entry, EntryId, FitId, FlowId, TenantId, TypeId};
 pub use event::{Decision, Event, Stored, Waited};
-pub use queue::Queue;
+pub use queue::{Forecast, Queue, Standing};

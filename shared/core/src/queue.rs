@@ -3,24 +3,26 @@
 //! A task that arrived is waiting, or leaving (a decision on it is being carried out), or gone. The
 //! caller stores what was decided and answers; only then is the task gone, or back in its place.
 
-use crate::credit::{Ledger, Told};
-use crate::entry::{Entry, EntryId, FitId, LaneId, Lanes};
+use crate::credit::{Ledger, Told, Totals};
+use crate::entry::{Entry, EntryId, FITS_MAX, FitId, LaneId, Lanes};
 use crate::event::{Decision, Event, Stored, Waited};
-use crate::fits::FitTable;
+use crate::fits::{FitSet, FitTable};
 use crate::plain::PlainLanes;
 use crate::policy::{self, Policy};
 use crate::window::{Share, Windows};
-use jetlane_schemas::registry::PolicyName;
+use jetlane_schemas::frame::Credit;
+use jetlane_schemas::registry::Order;
 use jetlane_schemas::subject::LaneKind;
 use jetlane_schemas::{Fit, Micros};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 /// One queue: what waits, in which order, and how much the executors can take.
 pub struct Queue {
-    slots: BTreeMap<EntryId, Slot>,
+    slots: Slots,
     policy: Box<dyn Policy>,
-    policy_name: PolicyName,
-    deadlines: BTreeSet<(Micros, EntryId)>,
+    order: Order,
+    running: Running,
+    expiries: BTreeSet<(Micros, EntryId)>,
     dropped: VecDeque<EntryId>,
     fits: FitTable,
     ledger: Ledger,
@@ -90,12 +92,13 @@ impl Starved {
 
 impl Queue {
     /// An empty queue with this order of dispatch.
-    pub fn new(policy: PolicyName) -> Self {
+    pub fn new(order: Order) -> Self {
         Self {
-            slots: BTreeMap::new(),
-            policy: policy::make(policy),
-            policy_name: policy,
-            deadlines: BTreeSet::new(),
+            slots: Slots::default(),
+            policy: policy::make(order),
+            order,
+            running: Running::default(),
+            expiries: BTreeSet::new(),
             dropped: VecDeque::new(),
             fits: FitTable::default(),
             ledger: Ledger::default(),
@@ -155,18 +158,19 @@ impl Queue {
             Event::NotStored(id, rest_until) => self.not_stored(now, id, rest_until),
             Event::Cancelled(id) => self.cancelled(id),
             Event::Credit(credit) => {
-                let fits = self.fits.set(&credit.fits);
-                let told = Told { capacity: credit.capacity, taken: credit.taken, settled: credit.settled, fits };
+                let told = self.told(&credit);
                 self.ledger.told(now, credit.executor, told);
             }
+            Event::Ended { entry, cost } => self.ended(entry, cost),
+            Event::Remaining { entry, remaining, resume } => self.running.told(now, entry, remaining, resume),
             Event::ExecutorLost(name) => self.ledger.lost(&name),
-            Event::BundlesCounted { tasks } => self.ledger.counted(tasks),
+            Event::BundlesCounted { fit, tasks } => self.ledger.counted(fit, tasks),
             Event::PlainPulled { priority, fit, until } => self.plain.pulled(LaneId::new(priority, fit), until),
             Event::PlainSettled { priority, fit, tasks } => self.plain.settled(LaneId::new(priority, fit), tasks),
             Event::PlainCounted { priority, fit, tasks } => self.plain.counted(LaneId::new(priority, fit), tasks),
             Event::Paused => self.dispatch = Dispatching::Paused,
             Event::Resumed => self.dispatch = Dispatching::On,
-            Event::PolicyChanged(name) => self.change_policy(now, name),
+            Event::OrderChanged(order) => self.change_order(now, order),
         }
     }
 
@@ -179,7 +183,8 @@ impl Queue {
         if self.starved.rest_until <= now {
             self.starved.rest_until = Micros(0);
         }
-        self.drop_next().or_else(|| self.expire_next(now)).or_else(|| self.dispatch_next(now)).or_else(|| {
+        let decided = self.drop_next().or_else(|| self.expire_next(now)).or_else(|| self.dispatch_next(now));
+        decided.or_else(|| self.yield_next(now)).or_else(|| {
             let (flow, room) = self.windows.next_pull()?;
             Some(Decision::Pull { flow, messages: room.messages, bytes: room.bytes })
         })
@@ -188,13 +193,13 @@ impl Queue {
     /// When [`Queue::next`] may have something although nothing happened.
     pub fn wake_at(&self) -> Option<Micros> {
         let rest_until = self.starved.rest_until;
-        let deadline = self.deadlines.first().map(|&(deadline, _)| deadline.max(rest_until));
+        let deadline = self.expiries.first().map(|&(deadline, _)| deadline.max(rest_until));
         let rest = (self.waiting > 0 && rest_until > Micros(0)).then_some(rest_until);
         [deadline, rest, self.ledger.check_at()].into_iter().flatten().min()
     }
 
     fn arrived(&mut self, now: Micros, entry: Entry) {
-        if self.slots.contains_key(&entry.id) {
+        if self.slots.get(&entry.id).is_some() {
             return;
         }
         let starved_before = self.starved.so_far(now);
@@ -207,8 +212,8 @@ impl Queue {
     fn wait(&mut self, now: Micros, entry: &Entry) {
         self.waiting += 1;
         self.policy.add(now, entry);
-        if let Some(deadline) = entry.deadline {
-            self.deadlines.insert((deadline, entry.id));
+        if let Some(expires) = entry.expires {
+            self.expiries.insert((expires, entry.id));
         }
     }
 
@@ -216,8 +221,8 @@ impl Queue {
         let slot = self.slots.get_mut(&id).expect("who leaves has waited");
         slot.place = place;
         self.waiting -= 1;
-        if let Some(deadline) = slot.entry.deadline {
-            self.deadlines.remove(&(deadline, id));
+        if let Some(expires) = slot.entry.expires {
+            self.expiries.remove(&(expires, id));
         }
     }
 
@@ -241,6 +246,9 @@ impl Queue {
         slot.place = if was.cancelled == Cancelled::Yes { Place::Ending } else { Place::Waiting };
         if let Place::Dispatched(kind) = was.place {
             self.give_back_credit(kind, &was.entry);
+            if self.running.remove(id).is_some() {
+                self.policy.not_stored(&was.entry);
+            }
         }
         self.starved.rest_until = self.starved.rest_until.max(rest_until);
         if was.cancelled == Cancelled::Yes {
@@ -252,7 +260,7 @@ impl Queue {
 
     fn give_back_credit(&mut self, kind: LaneKind, entry: &Entry) {
         match kind {
-            LaneKind::Bundle => self.ledger.undone(),
+            LaneKind::Bundle => self.ledger.undone(entry.fit),
             LaneKind::Plain => self.plain.settled(entry.lane(), 1),
         }
     }
@@ -268,15 +276,40 @@ impl Queue {
         }
     }
 
-    fn change_policy(&mut self, now: Micros, name: PolicyName) {
-        if name == self.policy_name {
+    fn change_order(&mut self, now: Micros, order: Order) {
+        if order == self.order {
             return;
         }
-        self.policy_name = name;
-        self.policy = policy::make(name);
+        self.order = order;
+        self.policy = policy::make(order);
         for slot in self.slots.values().filter(|slot| slot.place == Place::Waiting) {
             self.policy.add(now, &slot.entry);
         }
+    }
+
+    /// A run is over. Late and repeated news of it, and news of what this leader did not dispatch, change nothing.
+    fn ended(&mut self, id: EntryId, cost: Micros) {
+        if let Some(entry) = self.running.remove(id) {
+            self.policy.ended(&entry, cost);
+        }
+    }
+
+    fn told(&mut self, credit: &Credit) -> Told {
+        let mut of = [Totals::default(); FITS_MAX];
+        let mut fits = FitSet::default();
+        for (place, name) in credit.fits.iter().enumerate() {
+            let Some(fit) = self.fits.number(name) else { continue };
+            fits.insert(fit);
+            if let Some(told) = credit.of_fits.get(place) {
+                of[fit.place()] = Totals { room: told.room, taken: told.taken, settled: told.settled };
+            } else if credit.of_fits.is_empty() {
+                // One that tells no more than its capacity: all it holds counts as the first of its fits'.
+                let (taken, settled) = if place == 0 { (credit.taken, credit.settled) } else { (0, 0) };
+                of[fit.place()] = Totals { room: u32::MAX, taken, settled };
+            }
+        }
+        let slots = if credit.slots == 0 { credit.capacity } else { credit.slots };
+        Told { slots, capacity: credit.capacity, fits, of }
     }
 
     fn drop_next(&mut self) -> Option<Decision> {
@@ -284,7 +317,7 @@ impl Queue {
     }
 
     fn expire_next(&mut self, now: Micros) -> Option<Decision> {
-        let &(deadline, id) = self.deadlines.first()?;
+        let &(deadline, id) = self.expiries.first()?;
         if deadline > now || self.rests(now) {
             return None;
         }
@@ -300,8 +333,7 @@ impl Queue {
             return None;
         }
         let bundles = self.bundles_with_room();
-        let mut lanes = bundles;
-        self.plain.open().for_each(|lane| lanes.insert(lane));
+        let lanes = bundles.or(self.plain.open());
         let Some(id) = (if lanes.is_empty() { None } else { self.policy.take(now, lanes) }) else {
             self.starved.begin(now);
             return None;
@@ -312,31 +344,53 @@ impl Queue {
         // Executors that announce credit take bundles and are the cheaper way; plain clients get the rest.
         let kind = if bundles.contains(lane) { LaneKind::Bundle } else { LaneKind::Plain };
         match kind {
-            LaneKind::Bundle => self.ledger.dispatched(),
+            LaneKind::Bundle => self.ledger.dispatched(lane.fit()),
             LaneKind::Plain => self.plain.dispatched(lane),
         }
         self.leave(id, Place::Dispatched(kind));
+        self.policy.taken(&slot.entry);
+        if let Some(forgotten) = self.running.add(now, slot.entry) {
+            self.policy.ended(&forgotten, forgotten.estimate);
+        }
         let credit_us = self.starved.total.saturating_sub(slot.starved_before);
         let window_us = now.0.saturating_sub(slot.arrived.0).saturating_sub(credit_us);
         Some(Decision::Dispatch { entry: id, kind, waited: Waited { window_us, credit_us } })
     }
 
+    /// Asks running tasks to yield, when all are busy and something much shorter waits.
+    fn yield_next(&mut self, now: Micros) -> Option<Decision> {
+        if self.dispatch == Dispatching::Paused || self.starved.since.is_none() {
+            self.running.pass_over();
+            return None;
+        }
+        let policy = &self.policy;
+        self.running.ask_next(now, |nth| policy.contender(nth)).map(Decision::Yield)
+    }
+
     fn bundles_with_room(&self) -> Lanes {
         let mut lanes = Lanes::default();
-        for place in 0..self.fits.len() {
-            if let Some(fit) = FitId::new(place)
-                && self.ledger.room(fit) > 0
-            {
-                lanes.insert_fit(fit);
-            }
+        for fit in self.fits.numbers().filter(|fit| self.ledger.room(*fit) > 0) {
+            lanes.insert_fit(fit);
         }
         lanes
+    }
+
+    fn open_lanes(&self) -> Lanes {
+        self.bundles_with_room().or(self.plain.open())
     }
 
     fn rests(&self, now: Micros) -> bool {
         self.starved.rest_until > now
     }
 }
+
+mod forecast;
+mod running;
+mod slots;
+
+pub use forecast::{Forecast, Standing};
+use running::Running;
+use slots::Slots;
 
 #[cfg(test)]
 mod model;

@@ -1,25 +1,41 @@
 //! Which tenant of a queue stands where: shards of its own by assignment, shared ones by hash.
 //!
 //! Of 64 shards 8 are shared by hash, 48 are assigned to one tenant each on first sight and taken
-//! back once they have been empty for a minute, 8 are kept free for tenants that flood a shared one.
+//! back once they have been empty for a minute, 8 are kept free for tenants that flood a shared one: the
+//! flooded shard leaves the hash and stays with whoever flooded it, a free one takes its place, and once
+//! the flooded one is empty it is free in turn. The others of the shard are found by their next task.
 
-use jetlane_schemas::{Micros, Shard, Tenant};
+use jetlane_schemas::{Micros, Shard, SharedEntry, Tenant};
 use std::collections::BTreeMap;
 
 /// An assigned shard that stayed empty for so long is taken back.
 pub const EMPTY_MAX: Micros = Micros(60_000_000);
+/// A shard that nobody owns and that had no task for so long can take a flooded one's place.
+const FREE_AFTER: Micros = Micros(2_000_000);
+/// More tasks than this of one tenant, waiting in a shared shard, are a flood.
+pub const FLOOD_TASKS: u64 = 256;
+/// So many of one tenant must have been read before its share of what lies behind them is believed.
+pub const FLOOD_SAMPLE_MIN: u32 = 32;
 
 /// The assignments of one queue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shards {
-    owners: BTreeMap<Shard, Owner>,
+    owners: BTreeMap<Shard, Tenant>,
     shards: BTreeMap<Tenant, Shard>,
+    shared: SharedEntry,
+    /// When each shard was last seen with tasks.
+    occupied_at: [Micros; Shard::COUNT as usize],
 }
 
-#[derive(Debug)]
-struct Owner {
-    tenant: Tenant,
-    occupied_at: Micros,
+impl Default for Shards {
+    fn default() -> Self {
+        Self {
+            owners: BTreeMap::new(),
+            shards: BTreeMap::new(),
+            shared: SharedEntry::default(),
+            occupied_at: [Micros(0); Shard::COUNT as usize],
+        }
+    }
 }
 
 /// An assignment that was made or taken back: to be written to the registry, or deleted there.
@@ -31,16 +47,60 @@ pub struct Assignment {
     pub shard: Shard,
 }
 
+/// What waits in one flow of a shared shard, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crowd {
+    /// Tasks of the tenant that has most, of those that were read.
+    pub of_tenant: u32,
+    /// All tasks that were read.
+    pub read: u32,
+    /// All that wait, read or not.
+    pub waiting: u64,
+}
+
+impl Crowd {
+    /// Whether one tenant floods the shard: more than half is its, and that is more than [`FLOOD_TASKS`].
+    /// Windows are small where flows are many, so what was read stands for what was not.
+    pub fn is_flood(&self) -> bool {
+        let (of_tenant, read) = (u64::from(self.of_tenant), u64::from(self.read));
+        let waiting = self.waiting.max(read);
+        self.of_tenant >= FLOOD_SAMPLE_MIN
+            && of_tenant * 2 > read
+            && waiting.saturating_mul(of_tenant) > FLOOD_TASKS.saturating_mul(read)
+    }
+}
+
+/// A shared shard that a tenant has flooded: what is to be written to the registry, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relief {
+    /// The tenant keeps the shard; absent where it has another one by now.
+    pub keeps: Option<Assignment>,
+    /// What tenants without a shard of their own share from now on.
+    pub shared: SharedEntry,
+    /// The shard that took the flooded one's place.
+    pub instead: Shard,
+}
+
 impl Shards {
     /// Takes over an assignment from the registry. One that contradicts another is refused: its
     /// tenant gets a shard when it is next seen.
     pub fn restore(&mut self, now: Micros, assignment: Assignment) {
         let Assignment { tenant, shard } = assignment;
-        let is_assignable = Shard::ASSIGNED.contains(&shard.number());
-        if is_assignable && !self.owners.contains_key(&shard) && !self.shards.contains_key(&tenant) {
-            self.shards.insert(tenant.clone(), shard);
-            self.owners.insert(shard, Owner { tenant, occupied_at: now });
+        if !self.owners.contains_key(&shard) && !self.shards.contains_key(&tenant) {
+            self.own(now, tenant, shard);
         }
+    }
+
+    /// Takes over from the registry which shards are shared. What is no good is passed over.
+    pub fn restore_shared(&mut self, shared: SharedEntry) {
+        if shared.check().is_ok() {
+            self.shared = shared;
+        }
+    }
+
+    /// The shards that are shared by hash.
+    pub fn shared(&self) -> SharedEntry {
+        self.shared
     }
 
     /// Takes note of a tenant's task; an assignment if this is its first and a shard is free.
@@ -48,51 +108,90 @@ impl Shards {
         if tenant.is_shared() {
             return None;
         }
-        if let Some(shard) = self.shards.get(tenant) {
-            if let Some(owner) = self.owners.get_mut(shard) {
-                owner.occupied_at = owner.occupied_at.max(now);
-            }
+        if let Some(&shard) = self.shards.get(tenant) {
+            self.occupied(now, shard);
             return None;
         }
-        if self.owners.len() == Shard::ASSIGNED.len() {
-            return None;
-        }
-        let shard =
-            Shard::ASSIGNED.filter_map(|n| Shard::new(n).ok()).find(|shard| !self.owners.contains_key(shard))?;
-        let assignment = Assignment { tenant: tenant.clone(), shard };
-        self.shards.insert(tenant.clone(), shard);
-        self.owners.insert(shard, Owner { tenant: tenant.clone(), occupied_at: now });
-        Some(assignment)
+        let assignable = Shard::ASSIGNED.filter_map(|n| Shard::new(n).ok());
+        // The range holds at most 48: looked through only for tenants without a shard.
+        let shard = assignable.into_iter().find(|shard| !self.owners.contains_key(shard))?;
+        self.own(now, tenant.clone(), shard);
+        Some(Assignment { tenant: tenant.clone(), shard })
     }
 
     /// Takes note that tasks lie in a shard's subjects.
     pub fn occupied(&mut self, now: Micros, shard: Shard) {
-        if let Some(owner) = self.owners.get_mut(&shard) {
-            owner.occupied_at = owner.occupied_at.max(now);
-        }
+        let at = &mut self.occupied_at[usize::from(shard.number())];
+        *at = (*at).max(now);
     }
 
     /// Takes back an assignment that has been empty for [`EMPTY_MAX`]; call until there is none.
     pub fn take_back(&mut self, now: Micros) -> Option<Assignment> {
-        let is_empty = |owner: &Owner| now.0.saturating_sub(owner.occupied_at.0) >= EMPTY_MAX.0;
-        let (&shard, _) = self.owners.iter().find(|(_, owner)| is_empty(owner))?;
-        let Owner { tenant, .. } = self.owners.remove(&shard)?;
+        let (&shard, _) = self.owners.iter().find(|(shard, _)| self.empty_for(now, **shard) >= EMPTY_MAX.0)?;
+        let tenant = self.owners.remove(&shard)?;
         self.shards.remove(&tenant);
         Some(Assignment { tenant, shard })
     }
 
-    /// Where the tenant's tasks stand.
-    pub fn shard(&self, tenant: &Tenant) -> Shard {
-        self.shards.get(tenant).copied().unwrap_or_else(|| Shard::shared_by_hash(tenant))
+    /// A tenant floods a shard. `None` where the shard is not shared, or no other is free.
+    pub fn flooded(&mut self, now: Micros, shard: Shard, tenant: &Tenant) -> Option<Relief> {
+        self.occupied(now, shard);
+        let place = self.shared.shards.iter().position(|shared| *shared == shard)?;
+        let instead = self.free(now)?;
+        self.shared.shards[place] = instead;
+        let keeps = (!self.shards.contains_key(tenant) && !self.owners.contains_key(&shard)).then(|| {
+            self.own(now, tenant.clone(), shard);
+            Assignment { tenant: tenant.clone(), shard }
+        });
+        Some(Relief { keeps, shared: self.shared, instead })
+    }
+
+    /// Where the tenant's tasks stand, if `by_hash` is its [`Shard::shared_by_hash`].
+    pub fn place(&self, tenant: &Tenant, by_hash: Shard) -> Shard {
+        let shared = || self.shared.shards.get(usize::from(by_hash.number())).copied().unwrap_or(by_hash);
+        self.shards.get(tenant).copied().unwrap_or_else(shared)
+    }
+
+    fn own(&mut self, now: Micros, tenant: Tenant, shard: Shard) {
+        self.shards.insert(tenant.clone(), shard);
+        self.owners.insert(shard, tenant);
+        self.occupied(now, shard);
+    }
+
+    fn empty_for(&self, now: Micros, shard: Shard) -> u64 {
+        now.0.saturating_sub(self.occupied_at[usize::from(shard.number())].0)
+    }
+
+    /// The free shard that has been empty for longest.
+    fn free(&self, now: Micros) -> Option<Shard> {
+        let candidates = (0..Shard::SHARED).chain(Shard::FREE).filter_map(|n| Shard::new(n).ok());
+        candidates
+            .filter(|shard| !self.shared.shards.contains(shard) && !self.owners.contains_key(shard))
+            .filter(|shard| self.empty_for(now, *shard) >= FREE_AFTER.0)
+            .min_by_key(|shard| (self.occupied_at[usize::from(shard.number())], shard.number()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn tenant(n: usize) -> Tenant {
         Tenant::new(format!("tenant-{n}")).expect("valid")
+    }
+
+    fn place(shards: &Shards, tenant: &Tenant) -> Shard {
+        shards.place(tenant, Shard::shared_by_hash(tenant))
+    }
+
+    /// Shards of which all that can be assigned are, at this time.
+    fn full(now: Micros) -> Shards {
+        let mut shards = Shards::default();
+        (0..Shard::ASSIGNED.len()).for_each(|n| {
+            shards.seen(now, &tenant(n)).expect("one is free");
+        });
+        shards
     }
 
     #[test]
@@ -105,7 +204,7 @@ mod tests {
         let mut numbers: Vec<u8> = assigned.iter().map(|a| a.shard.number()).collect();
         numbers.sort_unstable();
         assert_eq!(numbers, Shard::ASSIGNED.collect::<Vec<_>>());
-        assert!(shards.shard(&tenant(59)).number() < Shard::SHARED);
+        assert!(place(&shards, &tenant(59)).number() < Shard::SHARED);
         assert_eq!(shards.seen(Micros(1), &tenant(0)), None, "an assigned tenant is assigned once");
     }
 
@@ -113,7 +212,7 @@ mod tests {
     fn the_shared_tenant_gets_no_shard_of_its_own() {
         let mut shards = Shards::default();
         assert_eq!(shards.seen(Micros(0), &Tenant::default()), None);
-        assert_eq!(shards.shard(&Tenant::default()).number(), 0);
+        assert_eq!(place(&shards, &Tenant::default()).number(), 0);
     }
 
     #[test]
@@ -124,7 +223,7 @@ mod tests {
         shards.occupied(Micros(5), second.shard);
         assert_eq!(shards.take_back(Micros(EMPTY_MAX.0 - 1)), None);
         assert_eq!(shards.take_back(EMPTY_MAX), Some(first.clone()));
-        assert_eq!(shards.take_back(EMPTY_MAX), None, "the other held a task later");
+        assert_eq!(shards.take_back(EMPTY_MAX), None);
         assert_eq!(shards.seen(EMPTY_MAX, &tenant(2)).map(|a| a.shard), Some(first.shard));
     }
 
@@ -134,9 +233,102 @@ mod tests {
         let shard = Shard::new(9).expect("valid");
         shards.restore(Micros(0), Assignment { tenant: tenant(0), shard });
         shards.restore(Micros(0), Assignment { tenant: tenant(1), shard });
-        shards.restore(Micros(0), Assignment { tenant: tenant(2), shard: Shard::new(3).expect("valid") });
-        assert_eq!(shards.shard(&tenant(0)), shard);
-        assert!(shards.shard(&tenant(1)).number() < Shard::SHARED);
-        assert!(shards.seen(Micros(0), &tenant(2)).is_some());
+        assert_eq!(place(&shards, &tenant(0)), shard);
+        assert!(place(&shards, &tenant(1)).number() < Shard::SHARED);
+        assert!(shards.seen(Micros(0), &tenant(1)).is_some_and(|other| other.shard != shard));
+        let twice = SharedEntry { shards: [shard; 8] };
+        shards.restore_shared(twice);
+        assert_eq!(shards.shared(), SharedEntry::default());
+    }
+
+    #[test]
+    fn a_flood_is_most_of_what_waits_and_more_than_a_window_of_few() {
+        let is_flood = |of_tenant, read, waiting| Crowd { of_tenant, read, waiting }.is_flood();
+        assert!(is_flood(300, 500, 500));
+        assert!(!is_flood(256, 256, 256), "not enough");
+        assert!(!is_flood(400, 800, 800), "half is not most");
+        assert!(is_flood(40, 64, 100_000), "what was read stands for what was not");
+        assert!(!is_flood(31, 40, 100_000), "too few to tell");
+        assert!(!is_flood(0, 0, 100_000));
+    }
+
+    #[test]
+    fn a_tenant_that_floods_a_shared_shard_keeps_it_and_a_free_one_takes_its_place() {
+        let now = Micros(10_000_000);
+        let mut shards = full(now);
+        let (flooder, shard) = (tenant(100), Shard::shared_by_hash(&tenant(100)));
+        let other = (101..).map(tenant).find(|t| Shard::shared_by_hash(t) == shard).expect("one of eight");
+        let relief = shards.flooded(now, shard, &flooder).expect("eight are free");
+        assert_eq!(relief.keeps, Some(Assignment { tenant: flooder.clone(), shard }));
+        assert!(Shard::FREE.contains(&relief.instead.number()));
+        assert_eq!((place(&shards, &flooder), place(&shards, &other)), (shard, relief.instead));
+        assert_eq!(shards.flooded(now, shard, &flooder), None, "it is shared no more");
+        // The flood is over: its shard is free, and the tenant stands where the hash says.
+        let later = Micros(now.0 + EMPTY_MAX.0);
+        (0..48).for_each(|n| drop(shards.seen(later, &tenant(n))));
+        assert_eq!(shards.take_back(later), Some(Assignment { tenant: flooder.clone(), shard }));
+        assert_eq!(place(&shards, &flooder), relief.instead);
+        assert_eq!(shards.take_back(later), None);
+    }
+
+    #[test]
+    fn one_that_has_a_shard_of_its_own_by_now_leaves_its_flood_behind() {
+        let now = Micros(10_000_000);
+        let mut shards = Shards::default();
+        let own = shards.seen(now, &tenant(0)).expect("assigned").shard;
+        let flooded = Shard::shared_by_hash(&tenant(0));
+        let relief = shards.flooded(now, flooded, &tenant(0)).expect("eight are free");
+        assert_eq!((relief.keeps, place(&shards, &tenant(0))), (None, own));
+        // What it left behind must be gone before the shard is anybody's again.
+        for n in 0..7 {
+            let shared = shards.shared().shards[n];
+            shards.flooded(Micros(now.0 + 1_000_000), shared, &tenant(0));
+        }
+        assert_eq!(shards.flooded(Micros(now.0 + 1_500_000), relief.instead, &tenant(0)), None, "none is empty");
+        shards.occupied(Micros(now.0 + 1_900_000), flooded);
+        assert_eq!(shards.flooded(Micros(now.0 + 3_800_000), relief.instead, &tenant(0)).map(|r| r.instead.number()).is_some(), true);
+    }
+
+    #[test]
+    fn the_tenantless_can_be_relieved_and_can_flood() {
+        let now = Micros(10_000_000);
+        let mut shards = Shards::default();
+        let first = Shard::default();
+        let relief = shards.flooded(now, first, &Tenant::default()).expect("eight are free");
+        assert_eq!(relief.keeps.map(|kept| kept.shard), Some(first));
+        assert_eq!(place(&shards, &Tenant::default()), first);
+        let relief = shards.flooded(now, relief.instead, &tenant(7)).expect("seven are free");
+        let beside = (0..).map(tenant).find(|t| Shard::shared_by_hash(t) == first).expect("one of eight");
+        assert_eq!(place(&shards, &beside), relief.instead);
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_moves_but_those_who_shared_the_flooded_shard(
+            floods in proptest::collection::vec((0..1_000usize, 0..4_000_000u64), 0..40),
+        ) {
+            let mut now = Micros(10_000_000);
+            let mut shards = full(now);
+            for (n, later) in floods {
+                now = Micros(now.0 + later);
+                (0..48).for_each(|n| drop(shards.seen(now, &tenant(n))));
+                while shards.take_back(now).is_some() {}
+                let before: Vec<Shard> = (0..1_000).map(|n| place(&shards, &tenant(n))).collect();
+                let flooded = before[n];
+                let relief = shards.flooded(now, flooded, &tenant(n));
+                prop_assert!(shards.shared().check().is_ok());
+                for (t, was) in before.iter().enumerate() {
+                    let is = place(&shards, &tenant(t));
+                    match &relief {
+                        Some(relief) if *was == flooded && t != n => prop_assert_eq!(is, relief.instead),
+                        _ => prop_assert_eq!(is, *was),
+                    }
+                    prop_assert!(t >= 48 || Shard::ASSIGNED.contains(&is.number()), "an assigned tenant moved");
+                }
+                let mut of_assigned: Vec<Shard> = (0..48).map(|n| place(&shards, &tenant(n))).collect();
+                of_assigned.dedup();
+                prop_assert_eq!(of_assigned.len(), 48, "two tenants share an assigned shard");
+            }
+        }
     }
 }

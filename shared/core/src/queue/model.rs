@@ -2,14 +2,17 @@
 
 use super::tests::{NOW, credit, dispatched, entry, queue_with};
 use super::*;
+use crate::entry::{TenantId, TypeId};
 use jetlane_schemas::Priority;
 use jetlane_schemas::frame::Credit;
+use jetlane_schemas::registry::PolicyName;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 /// What can happen to a queue, in terms that a random generator can make.
 #[derive(Debug, Clone)]
 enum Step {
-    Arrive { priority: usize, age: u64, deadline: Option<u64> },
+    Arrive { priority: usize, age: u64, deadline: Option<u64>, estimate: u64 },
     Next,
     Store,
     Refuse,
@@ -19,14 +22,16 @@ enum Step {
     Tell,
     Pull(usize),
     EndPlain(usize),
-    Policy(bool),
+    Policy(usize),
+    End { cost: u64 },
+    Remain { place: usize, left: u64 },
     Pause(bool),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        6 => (0..4usize, 0..50u64, proptest::option::weighted(0.1, 0..300u64))
-            .prop_map(|(priority, age, deadline)| Step::Arrive { priority, age, deadline }),
+        6 => (0..4usize, 0..50u64, proptest::option::weighted(0.1, 0..300u64), 1..2_000u64)
+            .prop_map(|(priority, age, deadline, estimate)| Step::Arrive { priority, age, deadline, estimate }),
         9 => Just(Step::Next),
         5 => Just(Step::Store),
         1 => Just(Step::Refuse),
@@ -36,7 +41,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => Just(Step::Tell),
         1 => (0..4usize).prop_map(Step::Pull),
         1 => (0..4usize).prop_map(Step::EndPlain),
-        1 => any::<bool>().prop_map(Step::Policy),
+        1 => (0..PolicyName::ALL.len()).prop_map(Step::Policy),
+        4 => (0..5_000u64).prop_map(|cost| Step::End { cost }),
+        2 => (0..9usize, 0..9_000u64).prop_map(|(place, left)| Step::Remain { place, left }),
         1 => any::<bool>().prop_map(Step::Pause),
     ];
     proptest::collection::vec(step, 1..300)
@@ -61,13 +68,16 @@ struct Model {
     policy: PolicyName,
     paused: bool,
     decisions: Vec<Decision>,
+    /// Dispatched and not ended, and those of them that were asked to yield.
+    running: VecDeque<u64>,
+    asked: BTreeSet<u64>,
 }
 
 const CAPACITY: u32 = 3;
 
 impl Model {
     fn new() -> Self {
-        let mut queue = Queue::new(PolicyName::Strict);
+        let mut queue = Queue::new(Order::of(PolicyName::Strict));
         queue.on(Micros(0), credit(CAPACITY, 0, 0));
         Self {
             queue,
@@ -85,6 +95,8 @@ impl Model {
             policy: PolicyName::Strict,
             paused: false,
             decisions: Vec::new(),
+            running: VecDeque::new(),
+            asked: BTreeSet::new(),
         }
     }
 
@@ -92,10 +104,12 @@ impl Model {
         self.now += 1;
         let now = Micros(self.now);
         match *step {
-            Step::Arrive { priority, age, deadline } => {
+            Step::Arrive { priority, age, deadline, estimate } => {
                 let id = self.arrived.len() as u64;
                 let mut entry = entry(id, Priority::ALL[priority], self.now.saturating_sub(age));
-                entry.deadline = deadline.map(|after| Micros(self.now + after));
+                entry.expires = deadline.map(|after| Micros(self.now + after));
+                (entry.due, entry.estimate) = (entry.expires, Micros(estimate));
+                (entry.tenant, entry.task_type) = (TenantId((id % 3) as u32), TypeId((id % 2) as u32));
                 self.arrived.insert(id, entry);
                 self.waiting.insert(id);
                 self.queue.on(now, Event::Arrived(entry));
@@ -116,6 +130,8 @@ impl Model {
             Step::Refuse => {
                 if let Some((id, kind)) = self.leaving.pop_front() {
                     self.waiting.insert(id);
+                    self.running.retain(|running| *running != id);
+                    self.asked.remove(&id);
                     if kind == Some(LaneKind::Plain) {
                         self.plain[self.arrived[&id].priority.rank()] -= 1;
                     }
@@ -142,9 +158,21 @@ impl Model {
                 self.queue.on(now, Event::PlainSettled { priority, fit, tasks: 1 });
             }
             Step::EndPlain(_) => {}
-            Step::Policy(strict) => {
-                self.policy = if strict { PolicyName::Strict } else { PolicyName::Fifo };
-                self.queue.on(now, Event::PolicyChanged(self.policy));
+            Step::Policy(place) => {
+                self.policy = PolicyName::ALL[place];
+                self.queue.on(now, Event::OrderChanged(Order::of(self.policy)));
+            }
+            Step::End { cost } => {
+                if let Some(id) = self.running.pop_front() {
+                    self.asked.remove(&id);
+                    self.queue.on(now, Event::Ended { entry: EntryId(id), cost: Micros(cost) });
+                }
+            }
+            Step::Remain { place, left } => {
+                if let Some(id) = self.running.get(place) {
+                    let (entry, remaining) = (EntryId(*id), Micros(left));
+                    self.queue.on(now, Event::Remaining { entry, remaining, resume: Micros(20) });
+                }
             }
             Step::Pause(paused) => {
                 self.paused = paused;
@@ -159,13 +187,20 @@ impl Model {
             Decision::Dispatch { entry, kind, .. } => (entry.0, Some(kind)),
             Decision::Expire(entry) | Decision::Drop(entry) => (entry.0, None),
             Decision::Pull { .. } => return,
+            Decision::Yield(id) => {
+                assert!(self.running.contains(&id.0), "asked to yield, but does not run: {id:?}");
+                assert!(self.asked.insert(id.0), "asked twice: {id:?}");
+                assert!(self.policy == PolicyName::Srtf && !self.paused && !self.waiting.is_empty());
+                return;
+            }
         };
         assert!(self.waiting.remove(&id), "{id} was not waiting: {decision:?}");
         self.leaving.push_back((id, kind));
         let Some(kind) = kind else { return };
+        self.running.push_back(id);
         assert!(!self.paused, "dispatched while paused");
         let entry = self.arrived[&id];
-        assert!(entry.deadline.is_none_or(|deadline| deadline.0 > self.now), "dispatched past its deadline");
+        assert!(entry.expires.is_none_or(|expires| expires.0 > self.now), "dispatched past its deadline");
         let rank = entry.priority.rank();
         let bundle_room = u64::from(CAPACITY) > self.on_the_way() - u64::from(kind == LaneKind::Bundle);
         match kind {
@@ -192,6 +227,9 @@ impl Model {
             let first = match self.policy {
                 PolicyName::Strict => (chosen.priority.rank(), a) < (other.priority.rank(), b),
                 PolicyName::Fifo => a < b,
+                PolicyName::Sjf | PolicyName::Srtf => (chosen.estimate, a) < (other.estimate, b),
+                // What these promise has tests of its own.
+                PolicyName::Rr | PolicyName::Weighted | PolicyName::Edf | PolicyName::Adaptive => true,
             };
             assert!(first, "{chosen:?} went before {other:?}");
         }
@@ -249,7 +287,7 @@ proptest! {
         let mut seen = BTreeSet::new();
         for (capacity, taken, settled, name) in told {
             let fits = vec!["any".into(), format!("fit-{taken}")];
-            let credit = Credit { executor: name.to_string(), capacity, taken, settled, fits };
+            let credit = Credit { executor: name.to_string(), capacity, taken, settled, fits, ..Credit::default() };
             queue.on(NOW, Event::Credit(credit));
             for id in dispatched(&mut queue, NOW) {
                 prop_assert!(seen.insert(id));

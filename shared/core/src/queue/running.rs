@@ -1,0 +1,125 @@
+//! What was dispatched and has not ended, and which of it is asked to yield (facts of srtf: the rule of
+//! gain, and its bounds against livelock).
+
+use crate::entry::{Entry, EntryId};
+use jetlane_schemas::Micros;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The most dispatched tasks that are remembered; beyond it the one dispatched first counts as ended.
+const RUNNING_MAX: usize = 65_536;
+/// How often a task may be asked to yield in all its runs.
+const YIELDS_MAX: u32 = 64;
+/// A task is asked only if what waits takes less than this part of what is left of it.
+const GAIN_PARTS: u64 = 2;
+/// And only if what is left is worth more than so many times what stopping and going on costs.
+const WORTH_RESUMES: u64 = 4;
+/// After the first so many yields the time that a run must have gone on doubles with each.
+const FREE_YIELDS: u32 = 8;
+
+/// A task that was dispatched.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    entry: Entry,
+    since: Micros,
+    remaining: Option<Remaining>,
+    asked: Asked,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Remaining {
+    at: Micros,
+    left: Micros,
+    resume: Micros,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    No,
+    Yes,
+}
+
+/// The dispatched tasks of a queue.
+#[derive(Debug, Default)]
+pub(super) struct Running {
+    runs: BTreeMap<EntryId, Run>,
+    /// Those that told what is left since they were last looked at.
+    told: BTreeSet<EntryId>,
+    /// How many have been asked to yield and have not ended.
+    yielding: usize,
+}
+
+impl Running {
+    /// Takes note of a dispatch; returns what is forgotten for it.
+    pub(super) fn add(&mut self, now: Micros, entry: Entry) -> Option<Entry> {
+        self.runs.insert(entry.id, Run { entry, since: now, remaining: None, asked: Asked::No });
+        if self.runs.len() <= RUNNING_MAX {
+            return None;
+        }
+        let oldest = *self.runs.first_key_value()?.0;
+        self.remove(oldest)
+    }
+
+    pub(super) fn remove(&mut self, id: EntryId) -> Option<Entry> {
+        let run = self.runs.remove(&id)?;
+        self.told.remove(&id);
+        if run.asked == Asked::Yes {
+            self.yielding -= 1;
+        }
+        Some(run.entry)
+    }
+
+    /// A task told what is left of it, at a place where it can stop.
+    pub(super) fn told(&mut self, now: Micros, id: EntryId, left: Micros, resume: Micros) {
+        if let Some(run) = self.runs.get_mut(&id) {
+            run.remaining = Some(Remaining { at: now, left, resume });
+            if run.asked == Asked::No {
+                self.told.insert(id);
+            }
+        }
+    }
+
+    /// Nobody is asked now: what was told is out of date by the time somebody could be.
+    pub(super) fn pass_over(&mut self) {
+        self.told.clear();
+    }
+
+    /// The next task to ask to yield, of those that told what is left: one a waiting task that is worth it.
+    pub(super) fn ask_next(&mut self, now: Micros, contender: impl Fn(usize) -> Option<Micros>) -> Option<EntryId> {
+        while let Some(id) = self.told.pop_first() {
+            let Some(best) = contender(self.yielding) else {
+                self.told.clear();
+                return None;
+            };
+            let Some(run) = self.runs.get_mut(&id) else { continue };
+            if run.is_worth_yielding_to(now, best) {
+                run.asked = Asked::Yes;
+                self.yielding += 1;
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// When each running task of these is expected to end, in no order.
+    pub(super) fn ends(&self, now: Micros) -> impl Iterator<Item = (Entry, Micros)> {
+        self.runs.values().map(move |run| {
+            let (from, takes) = match run.remaining {
+                Some(told) => (told.at, told.left),
+                None => (run.since, run.entry.estimate),
+            };
+            (run.entry, Micros(from.0.saturating_add(takes.0).max(now.0)))
+        })
+    }
+}
+
+impl Run {
+    fn is_worth_yielding_to(&self, now: Micros, best: Micros) -> bool {
+        let Some(Remaining { left, resume, .. }) = self.remaining else { return false };
+        let doublings = self.entry.yields.saturating_sub(FREE_YIELDS).min(32);
+        let least_run = if self.entry.yields < FREE_YIELDS { 0 } else { resume.0.saturating_mul(1 << doublings) };
+        self.entry.yields < YIELDS_MAX
+            && best.0.saturating_mul(GAIN_PARTS) < left.0
+            && left.0 > resume.0.saturating_mul(WORTH_RESUMES)
+            && now.0.saturating_sub(self.since.0) >= least_run
+    }
+}
