@@ -13,6 +13,7 @@
 //! - `adaptive`: `adaptive`, the default
 //! - `sorted`: what waits, by lane and key
 
+mod adaptive;
 mod arrival;
 mod deadline;
 mod round;
@@ -71,7 +72,7 @@ pub fn make(order: Order) -> Box<dyn Policy> {
         PolicyName::Sjf => Box::new(shortest::Shortest::first()),
         PolicyName::Srtf => Box::new(shortest::Shortest::remaining()),
         PolicyName::Edf => Box::new(deadline::EarliestDeadline::default()),
-        PolicyName::Adaptive => Box::new(shortest::Shortest::first()),
+        PolicyName::Adaptive => Box::new(adaptive::Adaptive::new(order)),
     }
 }
 
