@@ -101,6 +101,18 @@ pub mod status {
     pub const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 }
 
+/// Headers that the server adds where a stored message is read straight from its stream.
+pub mod stored {
+    /// Its subject.
+    pub const SUBJECT: &str = "Nats-Subject";
+    /// Its sequence.
+    pub const SEQUENCE: &str = "Nats-Sequence";
+    /// When it was stored, RFC 3339.
+    pub const TIME_STAMP: &str = "Nats-Time-Stamp";
+    /// How many messages of the filter stand behind it.
+    pub const NUM_PENDING: &str = "Nats-Num-Pending";
+}
+
 /// Headers in the order in which they were written. Look-ups pass over case.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Headers(Vec<(String, String)>);

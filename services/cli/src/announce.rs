@@ -1,12 +1,18 @@
 //! `jetlane types`: what is announced, what waits for an announcement, and announcing by hand.
+//!
+//! # Layout
+//! - `shown`: one type with all that is known of it
+
+mod shown;
 
 use crate::args::{Nats, Types, TypesAction, TypesSet};
-use crate::output::{Exit, Failure, Output, table};
+use crate::output::{Exit, Failure, Output, table, took};
 use crate::reach;
 use crate::result::NO_STREAMS;
 use jetlane::{Bus, Flow, QueueEntry, QueueName, TaskType, TypeEntry};
 use jetlane_bus::Error;
 use jetlane_bus::kv::{Bucket, Change, Watched};
+use jetlane_schemas::EstimateEntry;
 use jetlane_schemas::subject::{self, BUCKET_REGISTRY, RegistryKey, STREAM_TASKS, SUBMIT_ALL};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +24,8 @@ use std::time::Duration;
 pub(crate) struct Announced {
     pub(crate) types: BTreeMap<TaskType, TypeEntry>,
     pub(crate) queues: BTreeMap<QueueName, QueueEntry>,
+    /// What is learned of run times.
+    pub(crate) estimates: BTreeMap<TaskType, EstimateEntry>,
     /// Keys whose values are no such announcement, and why.
     pub(crate) unreadable: Vec<(String, String)>,
 }
@@ -32,14 +40,19 @@ struct Listed<'a> {
     retries: Option<u32>,
     timeout_ms: Option<u64>,
     schema: bool,
+    /// Runs that were measured.
+    runs: u64,
+    /// Their mean run time; absent before the first.
+    mean_ms: Option<f64>,
     /// Tasks in the open door that have not been dispatched.
     waiting: u64,
 }
 
-/// Lists types, or sets one.
+/// Lists types, shows one or sets one.
 pub(crate) async fn run(nats: &Nats, args: &Types, output: &Output) -> Result<Exit, Failure> {
     match &args.action {
         TypesAction::Ls => list(nats, output).await,
+        TypesAction::Show(show) => shown::run(nats, show, output).await,
         TypesAction::Set(set) => announce(nats, set, output).await,
     }
 }
@@ -76,7 +89,11 @@ impl Announced {
                 Ok(entry) => self.queues.insert(queue, entry).map(drop).and(None),
                 Err(error) => Some(error),
             },
-            Some(RegistryKey::Shard(_)) | None => None,
+            Some(RegistryKey::Estimate(task_type)) => match serde_json::from_slice(json) {
+                Ok(entry) => self.estimates.insert(task_type, entry).map(drop).and(None),
+                Err(error) => Some(error),
+            },
+            Some(RegistryKey::Shard(_) | RegistryKey::Shared(_)) | None => None,
         };
         self.unreadable.extend(bad.map(|error| (change.key.clone(), error.to_string())));
     }
@@ -104,9 +121,10 @@ async fn list(nats: &Nats, output: &Output) -> Result<Exit, Failure> {
             let schema = if listed.schema { "yes" } else { "no" }.to_owned();
             let retries = listed.retries.map(|retries| retries.to_string());
             let waiting = listed.waiting.to_string();
-            [listed.task_type.to_string(), queue, or_dash(retries), or_dash(timeout), schema, waiting]
+            let mean = or_dash(listed.mean_ms.map(took));
+            [listed.task_type.to_string(), queue, or_dash(retries), or_dash(timeout), schema, mean, waiting]
         });
-        table(["type", "queue", "retries", "timeout", "schema", "waiting"], rows)
+        table(["type", "queue", "retries", "timeout", "schema", "mean", "waiting"], rows)
     });
     Ok(Exit::Ok)
 }
@@ -115,6 +133,7 @@ fn listed<'a>(announced: &'a Announced, waiting: &'a BTreeMap<TaskType, u64>) ->
     let all: BTreeSet<&TaskType> = announced.types.keys().chain(waiting.keys()).collect();
     let one = |task_type| {
         let entry = announced.types.get(task_type);
+        let times = announced.estimates.get(task_type).map(|estimate| estimate.all).filter(|times| times.runs > 0);
         Listed {
             task_type,
             announced: entry.is_some(),
@@ -122,6 +141,8 @@ fn listed<'a>(announced: &'a Announced, waiting: &'a BTreeMap<TaskType, u64>) ->
             retries: entry.map(|entry| entry.retries),
             timeout_ms: entry.map(|entry| entry.timeout_ms),
             schema: entry.is_some_and(|entry| entry.schema.is_some()),
+            runs: times.map_or(0, |times| times.runs),
+            mean_ms: times.map(|times| times.mean_ms()),
             waiting: waiting.get(task_type).copied().unwrap_or(0),
         }
     };
@@ -236,10 +257,12 @@ mod tests {
         let mut announced = Announced::default();
         announced.apply(&change("types.a.b", r#"{"queue":"q","schema":{"type":"object"}}"#));
         announced.apply(&change("types.c", "no JSON"));
+        announced.apply(&change("estimates.a.b", r#"{"runs":7,"mu":6.907755278982137,"variance":0.0}"#));
         let waiting = BTreeMap::from([(task_type("x.y"), 3), (task_type("a.b"), 1)]);
         let listed = listed(&announced, &waiting);
         let told: Vec<_> = listed.iter().map(|l| (l.task_type.as_str(), l.announced, l.schema, l.waiting)).collect();
         assert_eq!(told, [("a.b", true, true, 1), ("x.y", false, false, 3)]);
+        assert_eq!((listed[0].runs, listed[0].mean_ms.map(f64::round), listed[1].mean_ms), (7, Some(1.0), None));
         assert_eq!(announced.unreadable[0].0, "types.c");
         assert_eq!(announced.all_queues().len(), 1);
     }

@@ -1,7 +1,17 @@
 //! The words of the command line.
 
+pub(crate) mod needs;
+mod queues;
+mod simulate;
+mod tasks;
+
+pub use queues::{MaxWait, Queues, QueuesAction, QueuesSet, QueuesShow};
+pub use simulate::{Policies, Priorities, Simulate};
+pub use tasks::{Explain, Record, Tasks, TasksAction};
+
 use clap::{Parser, Subcommand, ValueEnum};
 use jetlane::Priority;
+use jetlane_schemas::{Admit, Needs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -57,8 +67,22 @@ pub enum Command {
     Run(Run),
     /// Make a crate: an executor, or a subscriber of completions.
     New(New),
-    /// List and set task types.
+    /// List, show and set task types.
     Types(Types),
+    /// List, show and set queues: order of dispatch, fits, pause.
+    Queues(Queues),
+    /// Ask where a task is and why it waits.
+    Tasks(Tasks),
+    /// Record what a queue is given into a trace that `jetlane simulate --trace` replays.
+    ///
+    /// One row a task that ran, once it has completed: when it arrived (or became due), how long its last
+    /// run took, priority, tenant and type. Estimates are left to what a policy learns of the type.
+    Record(Record),
+    /// Run policies over the same tasks in virtual time, and compare them. Needs no server.
+    ///
+    /// The scheduler's own code decides; arrivals and sizes are drawn from a seed or read from a trace. Times
+    /// are seconds. Slowdown is the response over the size, sizes under a tenth of the mean counting as that.
+    Simulate(Simulate),
     /// Check the server, the streams, durability and telemetry.
     Doctor,
     /// Measure.
@@ -113,6 +137,24 @@ pub struct Submit {
     /// How long it waits before it is due, such as `5s` or `10m`.
     #[arg(long, value_parser = duration)]
     pub delay: Option<Duration>,
+    /// Until when it must have started, from now on, such as `30s`; past it, it completes as expired.
+    #[arg(long, value_parser = duration)]
+    pub deadline: Option<Duration>,
+    /// `strict` refuses it at once when it cannot start by its deadline; default `always`.
+    #[arg(long, value_parser = admit, requires = "deadline")]
+    pub admit: Option<Admit>,
+    /// How long it runs, as far as you know, such as `2s`: counts until enough runs are measured.
+    #[arg(long, value_parser = duration)]
+    pub estimate: Option<Duration>,
+    /// Tasks of the same size key run about as long: their run times are learned together.
+    #[arg(long)]
+    pub size_key: Option<String>,
+    /// What it needs of an executor, such as `cpu:2,memory:512,gpu:1,label:zone-a` (cpu in cores, memory in MiB).
+    #[arg(long, value_parser = needs::needs)]
+    pub needs: Option<Needs>,
+    /// Print when it would start and finish, and submit nothing.
+    #[arg(long, conflicts_with_all = ["wait", "delay"])]
+    pub expect: bool,
     /// A webhook endpoint of the callback service; may be given more than once.
     #[arg(long)]
     pub webhook: Vec<String>,
@@ -194,7 +236,7 @@ pub enum NewKind {
     Subscriber,
 }
 
-/// List and set task types.
+/// List, show and set task types.
 #[derive(Debug, clap::Args)]
 pub struct Types {
     /// What to do with them.
@@ -207,8 +249,17 @@ pub struct Types {
 pub enum TypesAction {
     /// List what is announced.
     Ls,
+    /// Show one type: its announcement, and what is learned of its run times.
+    Show(TypesShow),
     /// Announce a type, or change its announcement.
     Set(TypesSet),
+}
+
+/// Show one type.
+#[derive(Debug, clap::Args)]
+pub struct TypesShow {
+    /// The type.
+    pub task_type: String,
 }
 
 /// Announce a type, or change its announcement.
@@ -265,4 +316,12 @@ pub struct Pipeline {
 /// Reads `250ms`, `5s`, `10m`, `2h` and their sums.
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
+fn admit(text: &str) -> Result<Admit, String> {
+    match text {
+        "always" => Ok(Admit::Always),
+        "strict" => Ok(Admit::Strict),
+        _ => Err("must be always or strict".into()),
+    }
 }

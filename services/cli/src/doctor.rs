@@ -14,7 +14,7 @@ mod server;
 mod streams;
 
 use crate::args::Nats;
-use crate::output::{Exit, Failure, Output, table};
+use crate::output::{Exit, Failure, Output, grouped, table};
 use serde::Serialize;
 
 /// How a check ended.
@@ -87,14 +87,6 @@ fn rows(checks: &[Check]) -> String {
     table(["check", "state", "detail", "what to do"], rows)
 }
 
-/// A number with its thousands apart.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let groups: Vec<&str> =
-        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or_default()).collect();
-    groups.join(",")
-}
-
 /// An error with its causes, in one line.
 fn told(error: &dyn std::error::Error) -> String {
     Failure::of(Exit::Error, error).message
@@ -103,12 +95,6 @@ fn told(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn large_numbers_are_read_at_a_glance() {
-        let all = [0, 12, 999, 1_000, 1_234_567].map(grouped);
-        assert_eq!(all, ["0", "12", "999", "1,000", "1,234,567"]);
-    }
 
     #[test]
     fn a_problem_stands_in_the_table_with_what_to_do() {

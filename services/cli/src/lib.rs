@@ -12,14 +12,19 @@ mod bench;
 mod demo;
 mod dev;
 mod doctor;
+mod moment;
 mod new;
 mod output;
+mod queues;
 mod reach;
+mod record;
 mod result;
 mod run;
+mod simulate;
 mod stack;
 mod submit;
-
+mod tasks;
+mod traced;
 mod watch;
 
 use args::{Args, Command};
@@ -61,8 +66,12 @@ async fn command(args: &Args, output: &Output) -> Result<Exit, Failure> {
         Command::Submit(submit) => submit::run(&args.nats, submit, output).await,
         Command::Result(result) => result::run(&args.nats, result, output).await,
         Command::Watch(watch) => watch::run(&args.nats, watch, output).await,
+        Command::Queues(queues) => queues::run(&args.nats, queues, output).await,
+        Command::Tasks(tasks) => tasks::run(&args.nats, tasks, output).await,
+        Command::Record(record) => record::run(&args.nats, record, output).await,
         Command::Types(types) => announce::run(&args.nats, types, output).await,
         Command::New(new) => new::run(new, output),
+        Command::Simulate(simulate) => simulate::run(simulate, output),
         Command::Doctor => doctor::run(&args.nats, output).await,
         Command::Run(_) => Ok(Exit::Ok),
     }

@@ -22,7 +22,7 @@ pub(crate) enum Exit {
     TimedOut = 5,
     /// The task was cancelled.
     TaskCancelled = 6,
-    /// No server answers.
+    /// No server answers, or no leader of the queue.
     Unreachable = 7,
     /// It was refused.
     Refused = 8,
@@ -75,12 +75,12 @@ impl From<jetlane::Error> for Failure {
     fn from(error: jetlane::Error) -> Self {
         use jetlane::{Error, Outcome};
         let exit = match &error {
-            Error::Connect(_) | Error::Closed { .. } => Exit::Unreachable,
+            Error::Connect(_) | Error::Closed { .. } | Error::Unanswered { .. } => Exit::Unreachable,
             Error::Name(_) | Error::Option(_) => Exit::Usage,
             Error::Waited { .. } => Exit::TimedOut,
             Error::Task(completion) if completion.outcome == Outcome::Cancelled => Exit::TaskCancelled,
             Error::Task(_) => Exit::TaskFailed,
-            Error::Submit { .. } | Error::Cancel { .. } => Exit::Refused,
+            Error::Submit { .. } | Error::Cancel { .. } | Error::TooLate { .. } => Exit::Refused,
             _ => Exit::Error,
         };
         Self::of(exit, &error)
@@ -157,4 +157,39 @@ pub(crate) fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Ite
         table.add_row(row);
     }
     table.trim_fmt()
+}
+
+/// A number with its thousands apart.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or_default()).collect();
+    groups.join(",")
+}
+
+/// A short time at a glance.
+pub(crate) fn took(ms: f64) -> String {
+    match ms {
+        ms if ms > 0.0 && ms < 0.1 => format!("{:.0} us", ms * 1_000.0),
+        ms if ms < 10.0 => format!("{ms:.1} ms"),
+        ms if ms < 10_000.0 => format!("{ms:.0} ms"),
+        ms => format!("{:.0} s", ms / 1_000.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_time_is_told_in_its_own_unit() {
+        let all = [0.0, 0.034, 2.54, 250.0, 12_400.0].map(took);
+        assert_eq!(all, ["0.0 ms", "34 us", "2.5 ms", "250 ms", "12 s"]);
+    }
+
+    #[test]
+    fn large_numbers_are_read_at_a_glance() {
+        let all = [0, 12, 999, 1_000, 1_234_567].map(grouped);
+        assert_eq!(all, ["0", "12", "999", "1,000", "1,234,567"]);
+    }
 }

@@ -1,8 +1,9 @@
 //! `jetlane submit`: one task, from the words of the command line.
 
 use crate::args::{self, Nats};
+use crate::moment::Expected;
 use crate::output::{Exit, Failure, Output};
-use crate::{reach, result};
+use crate::{reach, result, traced};
 use jetlane::{Accepted, Client, Submit, TaskId, TaskType};
 use jetlane_schemas::QueueName;
 use jetlane_schemas::limits::BODY_BYTES_MAX;
@@ -10,6 +11,7 @@ use serde::Serialize;
 use serde::de::IgnoredAny;
 use std::fs::File;
 use std::io::Read;
+use std::time::SystemTime;
 
 /// What a submission tells to programs.
 #[derive(Debug, Serialize)]
@@ -20,8 +22,15 @@ struct Submitted<'a> {
     served: bool,
 }
 
-/// Submits a task, and waits for its outcome where that is wanted.
+/// Submits a task, and waits for its outcome where that is wanted. Its trace begins here.
 pub(crate) async fn run(nats: &Nats, args: &args::Submit, output: &Output) -> Result<Exit, Failure> {
+    let guard = traced::start("submit")?;
+    let exit = submit(nats, args, output).await;
+    guard.shutdown().await;
+    exit
+}
+
+async fn submit(nats: &Nats, args: &args::Submit, output: &Output) -> Result<Exit, Failure> {
     let wrong = |error| Failure::of(Exit::Usage, &error);
     let task_type = TaskType::new(args.task_type.as_str()).map_err(wrong)?;
     let queue = args.queue.as_deref().map(QueueName::new).transpose().map_err(wrong)?;
@@ -29,6 +38,9 @@ pub(crate) async fn run(nats: &Nats, args: &args::Submit, output: &Output) -> Re
     let client = reach::client(nats).await?;
     let unserved = unserved(&client, &task_type, queue.as_ref());
     let submit = submission(&client, &task_type, args, body);
+    if args.expect {
+        return expect(submit, unserved, output).await;
+    }
     if !args.wait {
         let (id, accepted) = submit.forget().await.map_err(refused)?;
         tell(output, nats, &id, accepted, unserved.is_none());
@@ -56,7 +68,33 @@ fn submission(client: &Client, task_type: &TaskType, args: &args::Submit, body: 
     if let Some(delay) = args.delay {
         submit = submit.delay(delay);
     }
+    // What is beyond the calendar's end is no deadline.
+    if let Some(deadline) = args.deadline.and_then(|deadline| SystemTime::now().checked_add(deadline)) {
+        submit = submit.deadline(deadline);
+    }
+    if let Some(admit) = args.admit {
+        submit = submit.admit(admit);
+    }
+    if let Some(estimate) = args.estimate {
+        submit = submit.estimate(estimate);
+    }
+    if let Some(size_key) = &args.size_key {
+        submit = submit.size_key(size_key);
+    }
+    if let Some(needs) = &args.needs {
+        submit = submit.needs(needs.clone());
+    }
     args.webhook.iter().fold(submit, Submit::webhook)
+}
+
+/// Tells when it would run; nothing is submitted.
+async fn expect(submit: Submit<serde_json::Value>, unserved: Option<String>, output: &Output) -> Result<Exit, Failure> {
+    if let Some(text) = unserved {
+        return Err(Failure::new(Exit::NotFound, text).help("Nobody can tell when it would run."));
+    }
+    let expected = Expected::of(submit.expected().await?);
+    output.data(&expected, || format!("Submitted now, it {}", expected.line()));
+    Ok(Exit::Ok)
 }
 
 fn refused(error: jetlane::Error) -> Failure {

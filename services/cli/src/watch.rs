@@ -2,7 +2,7 @@
 
 use crate::args::{Nats, Watch};
 use crate::dev::interrupted;
-use crate::output::{Exit, Failure, Output};
+use crate::output::{Exit, Failure, Output, took};
 use crate::reach;
 use crate::result::{NO_STREAMS, as_json, plain};
 use jetlane::{Completion, Failure as TaskFailure, Outcome, Priority, QueueName, TaskId, TaskType};
@@ -139,14 +139,6 @@ fn columns(time: &str, outcome: &str, task_type: &str, id: &str, numbers: [&str;
     let line =
         format!("{time:<8}  {outcome:<9}  {task_type:<20}  {id:<32}  {attempt:>7}  {wait:>8}  {run:>8}  {failure}");
     line.trim_end().to_owned()
-}
-
-fn took(ms: f64) -> String {
-    match ms {
-        ms if ms < 10.0 => format!("{ms:.1} ms"),
-        ms if ms < 10_000.0 => format!("{ms:.0} ms"),
-        ms => format!("{:.0} s", ms / 1_000.0),
-    }
 }
 
 #[cfg(test)]

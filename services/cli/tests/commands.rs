@@ -42,6 +42,14 @@ fn words_that_make_no_sense_end_with_2_before_any_server_is_asked() {
         &["watch", "*"],
         &["types", "set", "a..b", "--queue", "q"],
         &["types", "set", "a.b", "--queue", "q", "--schema", "/nonexistent"],
+        &["types", "show", "a..b"],
+        &["queues", "show", "a.b"],
+        &["queues", "set", "a.b", "--pause"],
+        &["queues", "set", "q", "--drop-fit", "a.b"],
+        &["tasks", "explain", "a.b"],
+        &["tasks", "explain", "s7", "--queue", "a.b"],
+        &["record", "a.b"],
+        &["-o", "json", "record", "q"],
         &["new", "executor", "../up"],
         &["fly"],
     ] {
@@ -53,7 +61,17 @@ fn words_that_make_no_sense_end_with_2_before_any_server_is_asked() {
 
 #[test]
 fn a_server_that_does_not_answer_ends_with_7_and_says_what_to_do() {
-    for words in [&["submit", "a.b"][..], &["result", "s7"], &["watch"], &["types", "ls"]] {
+    for words in [
+        &["submit", "a.b"][..],
+        &["result", "s7"],
+        &["watch"],
+        &["types", "ls"],
+        &["types", "show", "a.b"],
+        &["queues", "ls"],
+        &["queues", "set", "q", "--pause"],
+        &["tasks", "explain", "s7"],
+        &["record", "q"],
+    ] {
         let output = run(&[&["--server", NOWHERE], words].concat());
         assert_eq!(output.status.code(), Some(7), "{words:?}: {}", text(&output.stderr));
         assert!(output.stdout.is_empty());

@@ -2,7 +2,8 @@
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
-use jetlane_cli::args::{Args, BenchWhat, Command, Format, TypesAction};
+use jetlane_cli::args::{Args, BenchWhat, Command, Format, MaxWait, QueuesAction, TasksAction, TypesAction};
+use jetlane_schemas::{Admit, PolicyName};
 use std::time::Duration;
 
 fn parse(line: &str) -> Result<Args, ErrorKind> {
@@ -58,6 +59,47 @@ fn a_body_on_stdin_is_no_flag_and_a_type_is_set_option_by_option() {
 }
 
 #[test]
+fn a_submission_says_what_it_needs_and_by_when() {
+    let line = "jetlane submit a.b --estimate 2s --size-key large --needs cpu:2,memory:512,gpu:1,label:zone-a \
+                --deadline 30s --admit strict --expect";
+    let Command::Submit(submit) = command(line) else { panic!("another command") };
+    assert_eq!((submit.estimate, submit.deadline), (Some(Duration::from_secs(2)), Some(Duration::from_secs(30))));
+    assert_eq!((submit.size_key.as_deref(), submit.admit, submit.expect), (Some("large"), Some(Admit::Strict), true));
+    let needs = submit.needs.expect("said");
+    assert_eq!((needs.cpu_milli, needs.memory_mib, needs.resources["gpu"]), (2_000, 512, 1));
+    assert!(needs.labels.contains("zone-a"));
+}
+
+#[test]
+fn a_queue_is_set_option_by_option() {
+    let line = "jetlane queues set q --policy weighted --weights 8:4:2:1 --round type --max-wait none \
+                --fit large=cpu:4,memory:8192 --fit bare --drop-fit old --pause";
+    let Command::Queues(queues) = command(line) else { panic!("another command") };
+    let QueuesAction::Set(set) = queues.action else { panic!("another action") };
+    assert_eq!((set.policy, set.max_wait), (Some(PolicyName::Weighted), Some(MaxWait::None)));
+    assert_eq!((set.fit.len(), set.fit[0].covers.cpu_milli), (2, 4_000));
+    assert_eq!((set.drop_fit.as_slice(), set.pause, set.resume), (&["old".to_owned()][..], true, false));
+}
+
+#[test]
+fn a_recording_ends_by_itself_or_by_a_signal() {
+    let Command::Record(record) = command("jetlane record q") else { panic!("another command") };
+    assert_eq!((record.follow, record.since, record.tasks), (None, None, 1_000_000));
+    assert_eq!(record.to, std::path::Path::new("-"));
+    let line = "jetlane record q --for 60s --since 1h --tasks 7 --to trace.csv --anonymous";
+    let Command::Record(record) = command(line) else { panic!("another command") };
+    assert_eq!((record.follow, record.tasks), (Some(Duration::from_secs(60)), 7));
+    assert!(record.anonymous);
+}
+
+#[test]
+fn a_task_is_asked_after_by_its_id() {
+    let Command::Tasks(tasks) = command("jetlane tasks explain s7 --type a.b --queue q") else { panic!("another") };
+    let TasksAction::Explain(explain) = tasks.action;
+    assert_eq!((explain.id.as_str(), explain.task_type.as_deref()), ("s7", Some("a.b")));
+}
+
+#[test]
 fn words_that_mean_nothing_are_refused() {
     for (line, kind) in [
         ("jetlane", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
@@ -68,6 +110,17 @@ fn words_that_mean_nothing_are_refused() {
         ("jetlane submit a.b --delay=-5s", ErrorKind::ValueValidation),
         ("jetlane watch --outcome done", ErrorKind::ValueValidation),
         ("jetlane types set a.b --retries -1", ErrorKind::UnknownArgument),
+        ("jetlane queues set q", ErrorKind::MissingRequiredArgument),
+        ("jetlane queues set q --policy fastest", ErrorKind::ValueValidation),
+        ("jetlane queues set q --weights 1:2:3", ErrorKind::ValueValidation),
+        ("jetlane queues set q --fit large=cpu:many", ErrorKind::ValueValidation),
+        ("jetlane queues set q --pause --resume", ErrorKind::ArgumentConflict),
+        ("jetlane submit a.b --admit strict", ErrorKind::MissingRequiredArgument),
+        ("jetlane submit a.b --deadline 1s --admit maybe", ErrorKind::ValueValidation),
+        ("jetlane submit a.b --needs gpu", ErrorKind::ValueValidation),
+        ("jetlane submit a.b --expect --wait", ErrorKind::ArgumentConflict),
+        ("jetlane record q --tasks 0", ErrorKind::ValueValidation),
+        ("jetlane tasks", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
         ("jetlane new service x", ErrorKind::InvalidValue),
         ("jetlane run monitor", ErrorKind::InvalidValue),
         ("jetlane dev --port 70000", ErrorKind::ValueValidation),

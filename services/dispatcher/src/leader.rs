@@ -8,21 +8,29 @@
 //! - `intake`: messages of flows become held tasks; `flows`: the consumers that bring them;
 //!   `sources`: the messages that are held, and the acks that they owe
 //! - `output`: decisions carried out, and their outcomes
-//! - `clients`: plain lanes, and the executors' credit
-//! - `upkeep`: signs of life, counts, shares, shards
+//! - `clients`: plain lanes, and the executors' credit; `runs`: what was dispatched until its end is told
+//! - `estimates`: what is learned of run times; `needs`: fits, and what nobody fits
+//! - `tenants`: who stands where in line; `questions`: why a task waits, and when one would start
+//! - `upkeep`: signs of life, counts, shares
 
 mod clients;
+mod estimates;
 mod flows;
 mod intake;
+mod needs;
 mod output;
+mod questions;
+mod runs;
 mod sources;
 mod start;
+mod tenants;
 mod upkeep;
 
 use crate::World;
 use crate::error::Error;
 use crate::read::Fate;
 use clients::{Clients, Heard};
+use estimates::Learned;
 use flows::{Flows, Opened, Turn};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -31,7 +39,10 @@ use jetlane_core::duplicates::Duplicates;
 use jetlane_core::shards::Shards;
 use jetlane_core::{Decision, EntryId, Event, FlowId, Queue};
 use jetlane_schemas::{Micros, QueueEntry, QueueName, TaskEvent, TaskId};
+use needs::Fits;
 use output::Carried;
+use questions::Asked;
+use runs::Runs;
 use sources::{SourceId, Sources};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -65,9 +76,16 @@ pub(crate) struct Leader {
     /// Messages whose tasks are all settled, to be acknowledged at the end of this turn.
     acks: Vec<Ack>,
     credits: Subscription,
+    questions: Subscription,
+    asked: Asked,
+    /// What was dispatched and has not ended, as far as is known.
+    dispatched: Runs,
+    learned: Learned,
+    fits: Fits,
     clients: Clients,
     cancelled: broadcast::Receiver<TaskId>,
     shards: Shards,
+    shared_told: tenants::Told,
     entry: QueueEntry,
     upkeep: Upkeep,
 }
@@ -80,6 +98,7 @@ struct Held {
     source: SourceId,
     stored_at: Micros,
     read_at: Micros,
+    estimate: Micros,
     joins: crate::carry::Joins,
 }
 
@@ -89,6 +108,7 @@ enum Woken {
     Turned(Turn),
     Opened(Opened),
     Credit(Option<Message>),
+    Asked(Option<Message>),
     Heard(Heard),
     Cancelled(Result<TaskId, broadcast::error::RecvError>),
     Announced,
@@ -137,6 +157,7 @@ impl Leader {
             Some(turn) = self.flows.turns.next(), if !self.flows.turns.is_empty() => Woken::Turned(turn),
             Some(opened) = self.flows.openings.next(), if !self.flows.openings.is_empty() => Woken::Opened(opened),
             credit = self.credits.next() => Woken::Credit(credit),
+            asked = self.questions.next() => Woken::Asked(asked),
             Some(heard) = self.clients.heard.next(), if !self.clients.heard.is_empty() => Woken::Heard(heard),
             cancelled = self.cancelled.recv() => Woken::Cancelled(cancelled),
             changed = self.world.registry.changed() => if changed.is_ok() { Woken::Announced } else { Woken::Closed },
@@ -153,6 +174,7 @@ impl Leader {
             Woken::Turned(turn) => self.take_turn(turn).await?,
             Woken::Opened(opened) => self.take_opened(opened),
             Woken::Credit(credit) => self.take_credit(&credit.ok_or(Error::Closed)?),
+            Woken::Asked(question) => self.take_question(&question.ok_or(Error::Closed)?),
             Woken::Heard(heard) => self.take_heard(heard)?,
             Woken::Cancelled(cancelled) => self.take_cancelled(cancelled)?,
             Woken::Announced => self.take_announced(),
@@ -183,6 +205,7 @@ impl Leader {
                 Some(Decision::Dispatch { entry, kind, waited }) => self.dispatch(entry, kind, waited),
                 Some(Decision::Expire(entry)) => self.end(entry),
                 Some(Decision::Drop(entry)) => self.drop_entry(entry),
+                Some(Decision::Yield(entry)) => self.ask_to_yield(entry),
                 Some(Decision::Pull { flow, messages, bytes }) => self.flows.ask(flow, messages, bytes),
             }
         }
@@ -225,6 +248,9 @@ impl Leader {
         while let Ok(Some(carried)) = tokio::time::timeout_at(end, self.works.next()).await {
             self.carried(carried);
             self.acknowledge().await?;
+        }
+        if let Err(error) = self.keep_all_learned().await {
+            tracing::warn!(queue = %self.queue, %error, "What was learned of run times could not be kept.");
         }
         // Pulls that still wait in the server must be gone before anything is given back, or it comes here.
         let flush = |source| Error::TakeOver { queue: self.queue.clone(), source };

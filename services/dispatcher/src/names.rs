@@ -17,6 +17,12 @@ pub(crate) fn answers_of(lane: &Lane) -> String {
     format!("$JS.ACK.{STREAM_LANES}.{}.>", lane.consumer())
 }
 
+/// Whether an answer may be sent there: whoever asks must not make the dispatcher publish where only it may,
+/// into the pipeline or to the server.
+pub(crate) fn may_be_answered(reply: &str) -> bool {
+    !reply.starts_with('$') && reply.split('.').next() != Some("jetlane")
+}
+
 /// The stream sequence of the message that an answer is for:
 /// `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>...`.
 pub(crate) fn answered_sequence(subject: &str) -> Option<u64> {
@@ -33,6 +39,15 @@ mod tests {
     fn the_pattern_of_cancelled_notes_is_that_of_their_keys() {
         let key = note_cancelled(&TaskId::new("x").expect("valid"));
         assert_eq!(key.replace("x", "*"), CANCELLED_NOTES);
+    }
+
+    #[test]
+    fn no_answer_goes_into_the_pipeline_or_to_the_server() {
+        assert!(may_be_answered("_INBOX.x.1") && may_be_answered("mine.answers"));
+        let credit = jetlane_schemas::subject::credit(&QueueName::default_queue());
+        for bad in [credit.as_str(), "$JS.API.INFO", "jetlane"] {
+            assert!(!may_be_answered(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -4,8 +4,11 @@
 use jetlane_bus::clock;
 use jetlane_schemas::intake::{percent_decode, percent_encode};
 use jetlane_schemas::subject::Lane;
-use jetlane_schemas::{Headers, Micros, PayloadCodec, Priority, Shard, TaskEvent, TraceContext, header};
+use jetlane_schemas::{Admit, Headers, Micros, PayloadCodec, Priority, Shard, TaskEvent, TraceContext, header};
 use std::str::FromStr;
+
+/// What [`header::ADMIT`] says of a task that is refused rather than late.
+const STRICT: &str = "strict";
 
 /// The headers of a task on a plain lane.
 pub(crate) fn headers(task: &TaskEvent) -> Headers {
@@ -34,6 +37,10 @@ pub(crate) fn headers(task: &TaskEvent) -> Headers {
         (header::DEADLINE, task.deadline.map(clock::rfc3339)),
         (header::RETRIES, task.retries.map(|n| n.to_string())),
         (header::TIMEOUT_MS, task.timeout_ms.map(|n| n.to_string())),
+        (header::SIZE_KEY, task.size_key.as_deref().map(percent_encode)),
+        (header::ESTIMATE_MS, task.estimate_us.map(|us| us.div_ceil(1_000).to_string())),
+        (header::NEEDS, needs(task)),
+        (header::ADMIT, (task.admit == Admit::Strict).then(|| STRICT.to_owned())),
         (header::PARENT, task.parent.as_ref().map(ToString::to_string)),
         (header::CALLBACKS, callbacks(task)),
         (header::TRACEPARENT, text(&task.trace.traceparent)),
@@ -52,6 +59,14 @@ pub(crate) fn headers(task: &TaskEvent) -> Headers {
 
 fn text(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn needs(task: &TaskEvent) -> Option<String> {
+    if task.needs.is_none() {
+        return None;
+    }
+    let json = serde_json::to_string(&task.needs).expect("needs hold nothing but text and numbers");
+    Some(percent_encode(&json))
 }
 
 fn callbacks(task: &TaskEvent) -> Option<String> {
@@ -81,6 +96,11 @@ pub(crate) fn read(lane: &Lane, headers: &Headers, body: &[u8]) -> Option<TaskEv
     task.deadline = headers.get(header::DEADLINE).and_then(clock::parse_rfc3339);
     task.retries = read_as(headers, header::RETRIES);
     task.timeout_ms = read_as(headers, header::TIMEOUT_MS);
+    task.size_key = headers.get(header::SIZE_KEY).map(percent_decode);
+    task.estimate_us = read_as::<u64>(headers, header::ESTIMATE_MS).and_then(|ms| ms.checked_mul(1_000));
+    let needs = headers.get(header::NEEDS).map(percent_decode);
+    task.needs = needs.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
+    task.admit = if headers.get(header::ADMIT) == Some(STRICT) { Admit::Strict } else { Admit::Always };
     task.parent = read_as(headers, header::PARENT);
     let callbacks = headers.get(header::CALLBACKS).map(percent_decode);
     task.callbacks = callbacks.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
@@ -113,6 +133,8 @@ mod tests {
         task.key = Some("order 7".into());
         (task.retries, task.timeout_ms, task.run, task.attempts) = (Some(2), Some(5_000), 3, 1);
         task.deadline = Some(Micros(1_700_000_100_123_456));
+        (task.size_key, task.estimate_us, task.admit) = (Some("4k, wide".into()), Some(1_500_000), Admit::Strict);
+        task.needs.labels.insert("zone \"a\"".into());
         task.parent = Some(TaskId::generate());
         task.callbacks = vec![Callback::Webhook { endpoint: "gallery \"x\"".into() }];
         task.headers = vec![("x-user".into(), "ada".into())];

@@ -5,12 +5,18 @@ use jetlane_bus::pull::DeliveryFacts;
 use jetlane_bus::schedule::SCHEDULE_FLOOR;
 use jetlane_bus::{clock, trace};
 use jetlane_schemas::intake::{self, Message};
+use jetlane_schemas::needs::smallest_fit;
 use jetlane_schemas::task::InvalidOption;
-use jetlane_schemas::{Failure, Flow, Headers, Micros, QueueName, TaskEvent, TaskId, TaskType, TypeEntry, frame};
+use jetlane_schemas::{
+    Failure, FitEntry, Flow, Headers, Micros, QueueName, TaskEvent, TaskId, TaskType, TypeEntry, frame,
+};
 
 /// A task whose type is not known in its queue is looked at again after so long: it must not stand in
 /// the way of its flow.
 const UNKNOWN_TYPE_PAUSE: Micros = Micros(5_000_000);
+
+/// A task whose needs no declared fit covers is looked at again after so long.
+const NO_FIT_PAUSE: Micros = Micros(30_000_000);
 
 /// What is to become of a task that was read.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +27,8 @@ pub(crate) enum Fate {
     Reject(Failure),
     /// It is not due before this: the broker keeps it until then.
     Later(Micros),
+    /// The same, since no declared fit covers what it needs.
+    NoFit(Micros),
     /// It is another queue's by now: it stays in the stream.
     Leave,
 }
@@ -41,6 +49,8 @@ pub(crate) struct Arrived<'a> {
 pub(crate) struct Judge<'a> {
     pub(crate) registry: &'a Registry,
     pub(crate) queue: &'a QueueName,
+    /// The fits that the queue declares, `any` among them.
+    pub(crate) fits: &'a [FitEntry],
     pub(crate) now: Micros,
     pub(crate) body_bytes_max: usize,
 }
@@ -116,12 +126,30 @@ impl Judge<'_> {
         if let Err(failure) = known.schema.check(task.codec, &task.payload) {
             return Fate::Reject(failure);
         }
+        if !self.find_fit(task) {
+            return Fate::NoFit(Micros(self.now.0 + NO_FIT_PAUSE.0));
+        }
         task.retries.get_or_insert(known.entry.retries);
         task.timeout_ms.get_or_insert(known.entry.timeout_ms);
         match task.due_at {
             // What a schedule brought is due, whatever this machine's clock says.
             Some(due_at) if !matches!(flow, Flow::Due(..)) && due_at.0 > self.now.0 + floor_us() => Fate::Later(due_at),
             _ => Fate::Run,
+        }
+    }
+
+    /// Finds the smallest declared fit that covers the task's needs; `false` where there is none. A task
+    /// without needs has the fit that it came with.
+    fn find_fit(&self, task: &mut TaskEvent) -> bool {
+        if task.needs.is_none() {
+            return self.fits.iter().any(|fit| fit.name == task.fit);
+        }
+        match smallest_fit(self.fits, &task.needs) {
+            Some(fit) => {
+                task.fit = fit.name.clone();
+                true
+            }
+            None => false,
         }
     }
 }
@@ -159,7 +187,12 @@ mod tests {
             r#"{"queue":"pictures","retries":7,"schema":{"type":"object","properties":{"n":{"type":"integer"}}}}"#,
         )]);
         let headers: Headers = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let judge = Judge { registry: &registry, queue: &queue(), now: NOW, body_bytes_max: 1_000 };
+        let fits = serde_json::from_str::<jetlane_schemas::QueueEntry>(
+            r#"{"fits":[{"name":"gpu","covers":{"resources":{"gpu":1}}},{"name":"gpus","covers":{"resources":{"gpu":8}}}]}"#,
+        )
+        .expect("valid")
+        .all_fits();
+        let judge = Judge { registry: &registry, queue: &queue(), fits: &fits, now: NOW, body_bytes_max: 1_000 };
         let facts = DeliveryFacts { delivered, stream_sequence: 12, stored_at: NOW };
         judge.read(Arrived { flow, facts, headers: &headers, body, suspect_until: 5 })
     }
@@ -223,6 +256,26 @@ mod tests {
         let read = read(&framed(), &[], &body, 1);
         assert_eq!(read[0].1, Fate::Later(Micros(NOW.0 + UNKNOWN_TYPE_PAUSE.0)));
         assert_eq!(read[1].1, Fate::Run, "its neighbour runs");
+    }
+
+    #[test]
+    fn needs_go_to_the_smallest_declared_fit_and_wait_where_there_is_none() {
+        let of = |gpu: u32, fit: &str| {
+            let mut task = task(b"{}");
+            if gpu > 0 {
+                task.needs.resources.insert("gpu".into(), gpu);
+            }
+            task.fit = fit.parse().expect("valid");
+            let body = frame::encode_bundle(&[task]).expect("encodes");
+            let (task, fate) = read(&framed(), &[], &body, 1).remove(0);
+            (task.fit.to_string(), fate)
+        };
+        assert_eq!(of(0, "any"), ("any".into(), Fate::Run));
+        assert_eq!(of(1, "any"), ("gpu".into(), Fate::Run));
+        assert_eq!(of(2, "long-gone"), ("gpus".into(), Fate::Run), "its needs count, not where it once went");
+        assert_eq!(of(9, "any").1, Fate::NoFit(Micros(NOW.0 + NO_FIT_PAUSE.0)));
+        assert_eq!(of(0, "gpu"), ("gpu".into(), Fate::Run), "it came with it");
+        assert_eq!(of(0, "long-gone").1, Fate::NoFit(Micros(NOW.0 + NO_FIT_PAUSE.0)));
     }
 
     #[test]

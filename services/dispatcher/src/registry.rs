@@ -7,9 +7,9 @@ use jetlane_bus::Bus;
 use jetlane_bus::kv::{Change, Watch, Watched};
 use jetlane_core::shards::Assignment;
 use jetlane_schemas::subject::{BUCKET_REGISTRY, RegistryKey};
-use jetlane_schemas::{QueueEntry, QueueName, ShardEntry, TaskType, TypeEntry};
+use jetlane_schemas::{EstimateEntry, QueueEntry, QueueName, ShardEntry, SharedEntry, TaskType, TypeEntry};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -29,6 +29,16 @@ pub(crate) struct Registry {
     types: BTreeMap<TaskType, Arc<KnownType>>,
     queues: BTreeMap<QueueName, QueueEntry>,
     shards: BTreeMap<String, (QueueName, ShardEntry)>,
+    shared: BTreeMap<QueueName, SharedEntry>,
+    /// Written by leaders every few seconds and read when a lead begins: shared by all copies, and no news.
+    estimates: Arc<Mutex<BTreeMap<TaskType, EstimateEntry>>>,
+}
+
+/// Whether a change is worth waking anybody for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    Yes,
+    No,
 }
 
 impl Registry {
@@ -59,7 +69,17 @@ impl Registry {
         mine.map(|(_, entry)| Assignment { tenant: entry.tenant.clone(), shard: entry.shard }).collect()
     }
 
-    fn apply(&mut self, change: &Change) {
+    /// Which shards of a queue are shared by hash.
+    pub(crate) fn shared(&self, queue: &QueueName) -> SharedEntry {
+        self.shared.get(queue).copied().unwrap_or_default()
+    }
+
+    /// What was kept of a type's run times.
+    pub(crate) fn estimate(&self, task_type: &TaskType) -> Option<EstimateEntry> {
+        self.estimates.lock().expect("nobody panics while holding the estimates").get(task_type).cloned()
+    }
+
+    fn apply(&mut self, change: &Change) -> News {
         match RegistryKey::parse(&change.key) {
             Some(RegistryKey::Type(task_type)) => match &change.value {
                 None => drop(self.types.remove(&task_type)),
@@ -71,11 +91,11 @@ impl Registry {
                     }
                 },
             },
-            Some(RegistryKey::Queue(queue)) => match change.value.as_deref().map(serde_json::from_slice) {
+            Some(RegistryKey::Queue(queue)) => match change.value.as_deref().map(read_queue) {
                 None => drop(self.queues.remove(&queue)),
                 Some(Ok(entry)) => drop(self.queues.insert(queue, entry)),
-                Some(Err(error)) => {
-                    tracing::warn!(%queue, %error, "The announcement of a queue is no good and is passed over.");
+                Some(Err(reason)) => {
+                    tracing::warn!(%queue, reason, "The announcement of a queue is no good and is passed over.");
                 }
             },
             Some(RegistryKey::Shard(queue)) => match change.value.as_deref().map(serde_json::from_slice) {
@@ -85,9 +105,40 @@ impl Registry {
                     tracing::warn!(%queue, %error, "The shard of a tenant is no good and is passed over.");
                 }
             },
+            Some(RegistryKey::Shared(queue)) => match change.value.as_deref().map(read_shared) {
+                None => drop(self.shared.remove(&queue)),
+                Some(Ok(entry)) => drop(self.shared.insert(queue, entry)),
+                Some(Err(reason)) => {
+                    tracing::warn!(%queue, reason, "What is said of a queue's shared shards is no good and is passed over.");
+                }
+            },
+            Some(RegistryKey::Estimate(task_type)) => {
+                let mut kept = self.estimates.lock().expect("nobody panics while holding the estimates");
+                match change.value.as_deref().map(serde_json::from_slice) {
+                    None => drop(kept.remove(&task_type)),
+                    Some(Ok(entry)) => drop(kept.insert(task_type, entry)),
+                    Some(Err(error)) => {
+                        tracing::warn!(%task_type, %error, "The run times of a type are no good and are passed over.");
+                    }
+                }
+                return News::No;
+            }
             None => tracing::debug!(key = change.key, "The registry has a key that this version does not know."),
         }
+        News::Yes
     }
+}
+
+fn read_queue(json: &[u8]) -> Result<QueueEntry, String> {
+    let entry: QueueEntry = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+    entry.check().map_err(|e| e.to_string())?;
+    Ok(entry)
+}
+
+fn read_shared(json: &[u8]) -> Result<SharedEntry, String> {
+    let entry: SharedEntry = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+    entry.check().map_err(|e| e.to_string())?;
+    Ok(entry)
 }
 
 fn read_type(task_type: &TaskType, json: &[u8]) -> Result<KnownType, String> {
@@ -116,14 +167,19 @@ pub(crate) async fn watch(bus: &Bus, helpers: &mut JoinSet<Result<(), Error>>) -
 async fn follow(mut watch: Watch, mut registry: Registry, told: watch::Sender<Arc<Registry>>) -> Result<(), Error> {
     loop {
         let mut next = Some(watch.next().await.ok_or(Error::Closed)?);
+        let mut news = News::No;
         // All that has come is told at once: a thousand tenants are not a thousand copies.
         while let Some(watched) = next.take() {
-            if let Watched::Change(change) = watched {
-                registry.apply(&change);
+            if let Watched::Change(change) = watched
+                && registry.apply(&change) == News::Yes
+            {
+                news = News::Yes;
             }
             next = watch.next().now_or_never().flatten();
         }
-        told.send_replace(Arc::new(registry.clone()));
+        if news == News::Yes {
+            told.send_replace(Arc::new(registry.clone()));
+        }
     }
 }
 
@@ -165,6 +221,26 @@ mod tests {
             registry.apply(&change("types.a", Some(bad)));
             let known = registry.task_type(&TaskType::new("a").expect("valid")).expect("known");
             assert_eq!(known.entry.queue.as_str(), "pictures", "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_queue_or_run_times_that_are_no_good_leave_the_last_good_ones() {
+        let mut registry = Registry::default();
+        let (queue, task_type) = (QueueName::default_queue(), TaskType::new("a").expect("valid"));
+        assert_eq!(registry.apply(&change("queues.default", Some(r#"{"policy":"sjf"}"#))), News::Yes);
+        assert_eq!(registry.apply(&change("estimates.a", Some(r#"{"runs":7,"mu":8.5,"variance":1.0}"#))), News::No);
+        let free = r#"{"shards":[0,1,2,63,4,5,6,7]}"#;
+        registry.apply(&change("shared.default", Some(free)));
+        for bad in ["{", r#"{"policy":"fastest"}"#, r#"{"weights":[0,1,1,1]}"#, r#"{"fits":["a","a"]}"#] {
+            registry.apply(&change("queues.default", Some(bad)));
+            assert_eq!(registry.queue(&queue).order.policy, jetlane_schemas::PolicyName::Sjf, "{bad} was taken");
+        }
+        for bad in ["{", r#"{"runs":"many"}"#, r#"{"shards":[1,1,2,3,4,5,6,7]}"#, r#"{"shards":[8,1,2,3,4,5,6,7]}"#] {
+            registry.apply(&change("estimates.a", Some(bad)));
+            registry.apply(&change("shared.default", Some(bad)));
+            assert_eq!(registry.estimate(&task_type).map(|kept| kept.all.runs), Some(7), "{bad} was taken");
+            assert_eq!(registry.shared(&queue).shards[3].number(), 63, "{bad} was taken");
         }
     }
 

@@ -4,42 +4,24 @@
 //! - [`thumbnail`] makes small pictures of large ones: `image.thumbnail`
 //! - [`http`] sends requests: `http.request`
 //! - [`probe`] is for tests: `jetlane.echo`, `jetlane.sleep`, `jetlane.fail`
+//! - `settings`: what an operator says of it
 //! - this file: the executor that serves them, and its process
 //!
 //! A new type is one file and one line in [`executor`].
 
 pub mod http;
 pub mod probe;
+mod settings;
 pub mod thumbnail;
+
+pub use settings::Settings;
 
 use jetlane::{Client, Connect, Executor, WhenAbsent};
 use jetlane_service::egress::{self, Policy};
 use jetlane_service::frame::{Frame, Service};
-use serde::Deserialize;
 
 /// Who this process is.
 pub const SERVICE: Service = Service { name: "executor", version: env!("CARGO_PKG_VERSION") };
-/// Slots where nobody says how many.
-const SLOTS_DEFAULT: usize = 16;
-
-/// The executor as an operator types it: section `executor`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    /// The queue that it serves. Default `default`.
-    pub queue: String,
-    /// How many tasks run at once. Default 16.
-    pub slots: usize,
-    /// Whether `http.request` may reach private and loopback addresses. Default false.
-    pub allow_private_addresses: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { queue: "default".into(), slots: SLOTS_DEFAULT, allow_private_addresses: false }
-    }
-}
-
 /// What ends the executor.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -77,9 +59,9 @@ impl App {
 pub fn executor(client: &Client, settings: &Settings) -> Result<Executor<App>, Error> {
     let policy = if settings.allow_private_addresses { Policy::AnyAddress } else { Policy::PublicOnly };
     let app = App::new(policy).map_err(Error::Prepare)?;
-    Ok(Executor::new(client, settings.queue.as_str())
-        .state(app)
-        .slots(settings.slots)
+    let executor = Executor::new(client, settings.queue.as_str()).state(app).slots(settings.slots);
+    Ok(settings
+        .means(executor)
         .task_blocking(thumbnail::run)
         .task(http::request)
         .task(probe::echo)

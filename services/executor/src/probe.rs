@@ -7,8 +7,12 @@ use serde_json::Value;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Progress of a sleep is told this often, in percent.
-const PROGRESS_STEP: u8 = 5;
+/// Progress of a sleep is told no more often than this, in percent.
+const PROGRESS_STEP: u64 = 5;
+/// How often a sleep can stop, where it does not say, in milliseconds.
+const CHECKPOINT_MS_DEFAULT: f64 = 50.0;
+/// The longest sleep, in milliseconds.
+const SLEEP_MS_MAX: f64 = 86_400_000.0;
 
 /// Give back what came: any JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -24,19 +28,50 @@ pub(crate) async fn echo(Echo(value): Echo) -> Result<Value, TaskError> {
     Ok(value)
 }
 
-/// Wait, and tell how far it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Wait, and tell how far it is. It can stop at every checkpoint, and a later run sleeps the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sleep {
     /// How long, in milliseconds; at most a day.
-    #[schemars(range(max = 86_400_000))]
-    pub ms: u64,
+    #[schemars(range(min = 0.0, max = SLEEP_MS_MAX))]
+    pub ms: f64,
+    /// How often it can stop, in milliseconds. Default 50; 0 for never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = SLEEP_MS_MAX))]
+    pub checkpoint_ms: Option<f64>,
+}
+
+impl Sleep {
+    /// A sleep of this length that can stop every 50 ms.
+    pub fn of(length: Duration) -> Self {
+        Self { ms: length.as_secs_f64() * 1_000.0, checkpoint_ms: None }
+    }
+
+    /// Its length, and the length of a step.
+    fn lengths(self) -> Result<(Duration, Duration), TaskError> {
+        let length = |ms: f64, field: &str| {
+            if (0.0..=SLEEP_MS_MAX).contains(&ms) {
+                return Ok(Duration::from_secs_f64(ms / 1_000.0));
+            }
+            let text = format!("must be 0 to {SLEEP_MS_MAX} ms");
+            Err(TaskError::permanent("payload", text).at(format!("/{field}")))
+        };
+        let whole = length(self.ms, "ms")?;
+        let step = length(self.checkpoint_ms.unwrap_or(CHECKPOINT_MS_DEFAULT), "checkpoint_ms")?;
+        Ok((whole, if step.is_zero() { whole } else { step }))
+    }
 }
 
 /// How long was slept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Slept {
-    /// Milliseconds by the executor's own clock.
+    /// Milliseconds by the executors' own clocks, all runs together.
     pub slept_ms: u64,
+}
+
+/// Where a sleep that yielded goes on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    slept_us: u64,
 }
 
 impl Task for Sleep {
@@ -48,19 +83,36 @@ impl Task for Sleep {
     }
 }
 
-/// Sleeps until it is time or it is asked to stop.
+/// Sleeps until it is time or it is asked to stop, or to yield.
 pub(crate) async fn sleep(task: Sleep, ctx: Ctx) -> Result<Slept, TaskError> {
+    let (whole, step) = task.lengths()?;
+    let before = Duration::from_micros(ctx.resume::<Place>().unwrap_or_default().slept_us).min(whole);
     let started = Instant::now();
-    for percent in (0..100).step_by(usize::from(PROGRESS_STEP)) {
-        let next = started + Duration::from_millis(task.ms) * u32::from(percent + PROGRESS_STEP) / 100;
+    let mut told = 0;
+    let mut slept = before;
+    while slept < whole {
+        // By what is to be slept in all, so that late wake-ups do not add up.
+        slept = slept.saturating_add(step).min(whole);
         tokio::select! {
-            () = tokio::time::sleep_until(next) => {}
+            () = tokio::time::sleep_until(started + (slept - before)) => {}
             () = ctx.cancelled() => return Err(TaskError::cancelled()),
         }
-        ctx.progress(percent + PROGRESS_STEP, "sleeping").await?;
+        let percent = percent(slept, whole);
+        if percent >= told + PROGRESS_STEP {
+            told = percent;
+            ctx.progress(u8::try_from(percent).unwrap_or(100), "sleeping").await?;
+        }
+        if slept < whole {
+            let slept_us = u64::try_from(slept.as_micros()).unwrap_or(u64::MAX);
+            ctx.yield_point(&Place { slept_us }, whole - slept)?;
+        }
     }
-    let slept_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let slept_ms = u64::try_from((before + started.elapsed()).as_millis()).unwrap_or(u64::MAX);
     Ok(Slept { slept_ms })
+}
+
+fn percent(part: Duration, whole: Duration) -> u64 {
+    u64::try_from(part.as_micros() * 100 / whole.as_micros().max(1)).unwrap_or(100)
 }
 
 /// Fail some attempts, then succeed.

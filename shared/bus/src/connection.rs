@@ -1,6 +1,7 @@
 //! One connection to the broker, and what it tells of itself.
 
 use crate::error::Error;
+use async_nats::client::RequestErrorKind;
 use async_nats::jetstream::{self, context::ContextBuilder};
 use async_nats::{Event, HeaderMap};
 use bytes::Bytes;
@@ -218,6 +219,24 @@ impl Bus {
             self.client.publish_with_headers(subject.clone(), headers_into(&headers), body).await
         };
         sent.map_err(|source| Error::Send { subject, source: source.into() })
+    }
+
+    /// Asks whoever listens to a subject of core NATS, and waits for the first answer; `None` where
+    /// nobody listens or nobody answers within this time.
+    ///
+    /// # Errors
+    /// [`Error::Send`] when the connection is closed or the question too large.
+    pub async fn ask(&self, subject: &str, question: Bytes, within: Duration) -> Result<Option<Bytes>, Error> {
+        let request = async_nats::Request::new().payload(question).timeout(Some(within));
+        match self.client.send_request(subject.to_owned(), request).await {
+            Ok(answer) => Ok(Some(answer.payload)),
+            Err(error) => match error.kind() {
+                RequestErrorKind::TimedOut | RequestErrorKind::NoResponders => Ok(None),
+                RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::Other => {
+                    Err(Error::Send { subject: subject.to_owned(), source: error.into() })
+                }
+            },
+        }
     }
 
     /// Waits until all that was sent is with the server.

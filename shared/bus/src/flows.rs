@@ -5,10 +5,10 @@ use crate::error::Error;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::Stream;
 use futures::{StreamExt, TryStreamExt};
-use jetlane_schemas::Flow;
 use jetlane_schemas::subject::{Lane, LaneKind, STREAM_DONE, STREAM_LANES};
+use jetlane_schemas::{Flow, Micros};
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// How long the server waits for a sign of a held message of intake before it delivers it again.
 pub const FLOW_ACK_WAIT: Duration = Duration::from_secs(5);
@@ -41,6 +41,8 @@ pub struct Backlog {
     pub unanswered: u64,
     /// Pulls that wait.
     pub waiting_pulls: u64,
+    /// The sequence of the last message delivered.
+    pub delivered: u64,
 }
 
 /// Where a subscriber of completions starts.
@@ -50,6 +52,8 @@ pub enum From {
     Now,
     /// With everything that is kept.
     Beginning,
+    /// With what was stored from this moment on.
+    Time(Micros),
 }
 
 impl Bus {
@@ -125,6 +129,9 @@ impl Bus {
             deliver_policy: match durable.from {
                 From::Now => DeliverPolicy::New,
                 From::Beginning => DeliverPolicy::All,
+                From::Time(at) => {
+                    DeliverPolicy::ByStartTime { start_time: (UNIX_EPOCH + Duration::from_micros(at.0)).into() }
+                }
             },
             ack_policy: AckPolicy::Explicit,
             ack_wait: durable.ack_wait,
@@ -168,6 +175,7 @@ impl Bus {
                 pending: info.num_pending,
                 unanswered: u64::try_from(info.num_ack_pending).unwrap_or(0),
                 waiting_pulls: u64::try_from(info.num_waiting).unwrap_or(0),
+                delivered: info.delivered.stream_sequence,
             })),
             Err(error) if matches!(error.kind(), ConsumerInfoErrorKind::NotFound) => Ok(None),
             Err(error) => Err(Error::Consumer {
@@ -242,14 +250,14 @@ impl Bus {
     ///
     /// # Errors
     /// [`Error::Read`].
-    pub async fn done_horizon(&self) -> Result<Option<jetlane_schemas::Micros>, Error> {
+    pub async fn done_horizon(&self) -> Result<Option<Micros>, Error> {
         let failed = |source| Error::Read { stream: STREAM_DONE.into(), what: "its state".into(), source };
         let info = self.stream(STREAM_DONE).await?.get_info().await.map_err(|e| failed(e.into()))?;
         if info.state.messages == 0 {
             return Ok(None);
         }
         let nanos = info.state.first_timestamp.unix_timestamp_nanos();
-        Ok(u64::try_from(nanos / 1_000).ok().map(jetlane_schemas::Micros))
+        Ok(u64::try_from(nanos / 1_000).ok().map(Micros))
     }
 }
 

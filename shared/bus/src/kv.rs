@@ -106,6 +106,34 @@ impl Bucket {
         }
     }
 
+    /// Reads a value with its revision, for [`Bucket::replace`]. The revision is 0 where there never was
+    /// one, and that of the mark where it was deleted.
+    ///
+    /// # Errors
+    /// [`Error::Kv`], also where the value is no such JSON.
+    pub async fn get_revision<T: DeserializeOwned>(&self, key: &str) -> Result<(Option<T>, u64), Error> {
+        let entry = self.store.entry(key).await.map_err(|e| self.failed("get", key, e.into()))?;
+        let Some(entry) = entry else { return Ok((None, 0)) };
+        if entry.operation != Operation::Put {
+            return Ok((None, entry.revision));
+        }
+        let value = serde_json::from_slice(&entry.value).map_err(|e| self.failed("read", key, e.into()))?;
+        Ok((Some(value), entry.revision))
+    }
+
+    /// Writes a value if the key is still at this revision; says whether it did.
+    ///
+    /// # Errors
+    /// [`Error::Kv`].
+    pub async fn replace<T: Serialize>(&self, key: &str, value: &T, revision: u64) -> Result<bool, Error> {
+        let json = serde_json::to_vec(value).map_err(|e| self.failed("write", key, e.into()))?;
+        match self.store.update(key, json.into(), revision).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(false),
+            Err(error) => Err(self.failed("put", key, error.into())),
+        }
+    }
+
     /// Removes a key.
     ///
     /// # Errors

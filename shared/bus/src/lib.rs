@@ -7,6 +7,7 @@
 //! - [`pull`]: pulls by free room, deliveries, acks, in-progress acks
 //! - [`flows`]: the consumers of intake and lanes; taking over from an old leader
 //! - [`unreadable`]: messages whose headers are none, found before they do more harm
+//! - [`look`]: what is stored, read in its order without taking it
 //! - [`done`]: the one completion of a task, arbitrated by the server
 //! - [`schedule`]: delays in the broker
 //! - [`lease`], [`kv`]: who leads a queue; what is announced
@@ -25,6 +26,7 @@ pub mod flows;
 pub mod kv;
 pub mod lease;
 pub mod local;
+pub mod look;
 pub mod publish;
 pub mod pull;
 pub mod schedule;

@@ -4,11 +4,12 @@
 use crate::clock;
 use crate::connection::{ANSWER_TIMEOUT, Bus};
 use crate::error::{Error, Source};
+use crate::look::Start;
 use async_nats::jetstream::consumer::Info;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::TryStreamExt;
-use jetlane_schemas::{Flow, Micros};
+use jetlane_schemas::{Flow, Headers, Micros};
 use serde::{Deserialize, Serialize};
 
 /// What the header block of every message begins with.
@@ -31,13 +32,16 @@ pub struct Unreadable {
 
 #[derive(Serialize)]
 struct Get<'a> {
-    seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_time: Option<String>,
     next_by_subj: &'a str,
 }
 
 #[derive(Deserialize)]
 struct Got {
-    message: Option<Stored>,
+    message: Option<Raw>,
     error: Option<Refusal>,
 }
 
@@ -49,16 +53,27 @@ struct Refusal {
     description: String,
 }
 
+/// A message as the server's JSON interface gives it.
 #[derive(Deserialize)]
-struct Stored {
-    subject: String,
-    seq: u64,
+pub(crate) struct Raw {
+    pub(crate) subject: String,
+    pub(crate) seq: u64,
     #[serde(default)]
     hdrs: String,
     #[serde(default)]
     data: String,
     #[serde(default)]
-    time: String,
+    pub(crate) time: String,
+}
+
+impl Raw {
+    pub(crate) fn header_block(&self) -> Vec<u8> {
+        STANDARD.decode(&self.hdrs).unwrap_or_default()
+    }
+
+    pub(crate) fn body(&self) -> Vec<u8> {
+        STANDARD.decode(&self.data).unwrap_or_default()
+    }
 }
 
 impl Bus {
@@ -84,17 +99,16 @@ impl Bus {
         let filter = &info.config.filter_subject;
         let mut sequence = info.ack_floor.stream_sequence + 1;
         while sequence <= info.delivered.stream_sequence {
-            let Some(stored) = self.get_raw(stream, sequence, filter).await? else { return Ok(()) };
+            let Some(stored) = self.get_raw(stream, Start::Sequence(sequence), filter).await? else { return Ok(()) };
             if stored.seq > info.delivered.stream_sequence {
                 return Ok(());
             }
             sequence = stored.seq + 1;
-            let bytes = |text: &str| STANDARD.decode(text).unwrap_or_default();
-            if !is_readable(&bytes(&stored.hdrs)) {
+            if !is_readable(&stored.header_block()) {
                 found.push(Unreadable {
                     sequence: stored.seq,
                     stored_at: clock::parse_rfc3339(&stored.time).unwrap_or_else(clock::now),
-                    body: bytes(&stored.data),
+                    body: stored.body(),
                     subject: stored.subject,
                 });
             }
@@ -102,9 +116,14 @@ impl Bus {
         Ok(())
     }
 
-    async fn get_raw(&self, stream: &str, sequence: u64, subject: &str) -> Result<Option<Stored>, Error> {
-        let failed = |source: Source| Error::Read { stream: stream.to_owned(), what: sequence.to_string(), source };
-        let body = serde_json::to_vec(&Get { seq: sequence, next_by_subj: subject }).map_err(|e| failed(e.into()))?;
+    /// The next message of a subject, by the JSON interface: its headers may be anything.
+    pub(crate) async fn get_raw(&self, stream: &str, start: Start, subject: &str) -> Result<Option<Raw>, Error> {
+        let failed = |source: Source| Error::Read { stream: stream.to_owned(), what: subject.to_owned(), source };
+        let (seq, start_time) = match start {
+            Start::Sequence(sequence) => (Some(sequence.max(1)), None),
+            Start::Time(at) => (None, Some(clock::rfc3339(at))),
+        };
+        let body = serde_json::to_vec(&Get { seq, start_time, next_by_subj: subject }).map_err(|e| failed(e.into()))?;
         let request = async_nats::Request::new().payload(body.into()).timeout(Some(ANSWER_TIMEOUT));
         let answer = self.client.send_request(format!("$JS.API.STREAM.MSG.GET.{stream}"), request).await;
         let answer = answer.map_err(|e| failed(e.into()))?;
@@ -115,6 +134,16 @@ impl Bus {
             None => Ok(got.message),
         }
     }
+}
+
+/// The headers of a block; none where the client library could not read it.
+pub(crate) fn headers(block: &[u8]) -> Headers {
+    if !is_readable(block) {
+        return Headers::new();
+    }
+    let text = String::from_utf8_lossy(block);
+    let lines = text.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
+    lines.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
 }
 
 /// Whether the client library can read a header block. None at all is readable, too.

@@ -8,6 +8,7 @@ use crate::registry::Registry;
 use crate::submit::{Submit, submit_all};
 use crate::task::{Task, type_name};
 use jetlane_bus::{Bus, Connect};
+use jetlane_schemas::question::{Answer, Question};
 use jetlane_schemas::{InvalidName, QueueName, TaskId, TaskType, TypeEntry};
 use std::sync::Arc;
 
@@ -90,6 +91,16 @@ impl Client {
     /// The same for a type that is known by name alone.
     pub fn handle_json(&self, task_type: TaskType, id: TaskId) -> TaskHandle<serde_json::Value> {
         TaskHandle::attached(self.clone(), task_type, id)
+    }
+
+    /// Asks the leader of a queue why a task waits, and when it is expected to run. A task that it does
+    /// not hold has been dispatched, or stands in the stream behind what the leader has read, or has
+    /// ended ([`TaskHandle::look`] tells).
+    ///
+    /// # Errors
+    /// [`Error::Unanswered`] where nobody leads the queue.
+    pub async fn explain(&self, queue: &QueueName, id: &TaskId) -> Result<Answer, Error> {
+        crate::question::ask(self.bus(), queue, &Question::Explain { id: id.clone() }).await
     }
 
     /// A subscription to completions: set what it wants, then await it.

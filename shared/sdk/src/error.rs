@@ -1,7 +1,10 @@
 //! What can go wrong for a submitter, a subscriber or an executor.
 
+use jetlane_bus::clock;
+use jetlane_schemas::question::Expectation;
 use jetlane_schemas::task::InvalidOption;
-use jetlane_schemas::{Completion, InvalidName, Outcome, TaskId};
+use jetlane_schemas::{Completion, InvalidName, Outcome, QueueName, TaskId};
+use std::time::Duration;
 
 /// One variant an operation; expected outcomes of a task are in [`Error::Task`].
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +35,40 @@ pub enum Error {
         /// Why.
         #[source]
         source: jetlane_bus::Error,
+    },
+    /// The task cannot start by its deadline, and its submitter wants it refused then
+    /// ([`Admit::Strict`](crate::Admit)). It was not submitted.
+    #[error("the task {id} was not submitted: {}", too_late(.expected))]
+    TooLate {
+        /// The task.
+        id: TaskId,
+        /// When it would have run.
+        expected: Box<Expectation>,
+    },
+    /// Nobody leads the queue: no dispatcher runs, or none that serves it.
+    #[error("nobody answered for the queue {queue} within {} ms: is a dispatcher running?", .waited.as_millis())]
+    Unanswered {
+        /// The queue.
+        queue: QueueName,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The leader of a queue could not be asked.
+    #[error("could not ask the leader of the queue {queue}")]
+    Ask {
+        /// The queue.
+        queue: QueueName,
+        /// Why.
+        #[source]
+        source: jetlane_bus::Error,
+    },
+    /// The leader of a queue refused a question, or its answer cannot be read.
+    #[error("the answer of the leader of the queue {queue} is of no use: {reason}")]
+    Answer {
+        /// The queue.
+        queue: QueueName,
+        /// What is wrong.
+        reason: String,
     },
     /// The task ended otherwise than by success.
     #[error("the task {} {}: {}", .0.id, .0.outcome, .0.failure().unwrap_or_default())]
@@ -111,6 +148,13 @@ pub enum Error {
         #[source]
         source: jetlane_bus::Error,
     },
+}
+
+fn too_late(expected: &Expectation) -> String {
+    match expected.start {
+        Some(start) => format!("it would start at {}, after its deadline", clock::rfc3339(start)),
+        None => "no executor can take it before its deadline".into(),
+    }
 }
 
 impl Error {

@@ -38,6 +38,7 @@ mod error;
 mod executor;
 mod handle;
 mod listening;
+mod question;
 mod registry;
 mod submit;
 mod task;
@@ -46,12 +47,15 @@ pub use client::Client;
 pub use completions::{Completions, Received, Subscribed};
 pub use error::Error;
 pub use executor::{
-    Attempt, Ctx, Executor, Extracted, FromTask, Handler, Seed, State, TaskReply, TaskRequest, TaskService,
+    Attempt, Concurrency, Ctx, Executor, Extracted, FromTask, Handler, Pressure, Seed, State, TaskReply, TaskRequest,
+    TaskService,
 };
 pub use handle::TaskHandle;
+pub use jetlane_schemas::question::{Answer, Expectation, Explanation, Reason};
+pub use jetlane_schemas::task::Admit;
 pub use jetlane_schemas::{
-    Callback, Completion, Failure, Flow, Headers, Outcome, PayloadCodec, Priority, QueueEntry, QueueName, TaskId,
-    TaskType, TypeEntry,
+    Callback, Completion, Failure, Flow, Headers, Needs, Outcome, PayloadCodec, Priority, QueueEntry, QueueName,
+    TaskId, TaskType, TypeEntry,
 };
 pub use submit::{Accepted, Submit};
 pub use task::{Task, TaskError, TaskOptions};

@@ -3,7 +3,7 @@
 use jetlane_bus::kv::{Change, Watched};
 use jetlane_bus::{Bus, Error};
 use jetlane_schemas::subject::{BUCKET_REGISTRY, RegistryKey};
-use jetlane_schemas::{QueueEntry, QueueName, Shard, ShardEntry, TaskType, Tenant, TypeEntry};
+use jetlane_schemas::{QueueEntry, QueueName, Shard, ShardEntry, SharedEntry, TaskType, Tenant, TypeEntry};
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -19,6 +19,8 @@ struct View {
     types: HashMap<TaskType, TypeEntry>,
     queues: HashMap<QueueName, QueueEntry>,
     shards: HashMap<(QueueName, Tenant), Shard>,
+    /// Which shards those share that have none of their own, where it is not as at first.
+    shared: HashMap<QueueName, SharedEntry>,
     /// Which tenant a shard's key stands for: a deletion tells only the key.
     shard_keys: HashMap<String, (QueueName, Tenant)>,
 }
@@ -28,6 +30,7 @@ struct View {
 pub(crate) struct Registry {
     view: Arc<RwLock<View>>,
     heard: watch::Receiver<bool>,
+    queues_heard: watch::Receiver<u64>,
 }
 
 impl Registry {
@@ -35,8 +38,10 @@ impl Registry {
     pub(crate) fn follow(bus: Bus) -> (Self, tokio::task::JoinHandle<()>) {
         let view = Arc::new(RwLock::new(View::default()));
         let (heard_sender, heard) = watch::channel(false);
-        let following = tokio::spawn(follow(bus, Arc::clone(&view), heard_sender));
-        (Self { view, heard }, following)
+        let (queues_sender, queues_heard) = watch::channel(0);
+        let news = News { heard: heard_sender, queues: queues_sender };
+        let following = tokio::spawn(follow(bus, Arc::clone(&view), news));
+        (Self { view, heard, queues_heard }, following)
     }
 
     /// Waits until what was announced before has been heard, for a bounded time.
@@ -60,13 +65,26 @@ impl Registry {
         self.read(|view| view.queues.contains_key(queue))
     }
 
+    /// The announcement of a queue.
+    pub(crate) fn queue(&self, queue: &QueueName) -> Option<QueueEntry> {
+        self.read(|view| view.queues.get(queue).cloned())
+    }
+
+    /// Counts what is heard of queues: it changes with every announcement of one.
+    pub(crate) fn queues_heard(&self) -> watch::Receiver<u64> {
+        self.queues_heard.clone()
+    }
+
     /// Where a tenant's tasks stand in line.
     pub(crate) fn shard(&self, queue: &QueueName, tenant: &Tenant) -> Shard {
-        if tenant.is_shared() {
-            return Shard::shared_by_hash(tenant);
-        }
-        self.read(|view| view.shards.get(&(queue.clone(), tenant.clone())).copied())
-            .unwrap_or_else(|| Shard::shared_by_hash(tenant))
+        self.read(|view| {
+            let own = || view.shards.get(&(queue.clone(), tenant.clone())).copied();
+            let own = if tenant.is_shared() { None } else { own() };
+            own.unwrap_or_else(|| match view.shared.get(queue) {
+                Some(shared) => shared.of(tenant),
+                None => Shard::shared_by_hash(tenant),
+            })
+        })
     }
 
     fn read<T>(&self, look: impl FnOnce(&View) -> T) -> T {
@@ -74,28 +92,38 @@ impl Registry {
     }
 }
 
-async fn follow(bus: Bus, view: Arc<RwLock<View>>, heard: watch::Sender<bool>) {
+/// Who is told of what was heard.
+struct News {
+    heard: watch::Sender<bool>,
+    queues: watch::Sender<u64>,
+}
+
+async fn follow(bus: Bus, view: Arc<RwLock<View>>, news: News) {
     loop {
-        match watch_once(&bus, &view, &heard).await {
+        match watch_once(&bus, &view, &news).await {
             Ok(()) => return,
             Err(error) => {
                 tracing::debug!(%error, "The registry is not there yet.");
-                heard.send_replace(true);
+                news.heard.send_replace(true);
                 tokio::time::sleep(LOOK_AGAIN_EVERY).await;
             }
         }
     }
 }
 
-async fn watch_once(bus: &Bus, view: &RwLock<View>, heard: &watch::Sender<bool>) -> Result<(), Error> {
+async fn watch_once(bus: &Bus, view: &RwLock<View>, news: &News) -> Result<(), Error> {
     let mut watch = bus.bucket(BUCKET_REGISTRY).await?.watch(">").await?;
     while let Some(watched) = watch.next().await {
         match watched {
             Watched::UpToDate => {
-                heard.send_replace(true);
+                news.heard.send_replace(true);
             }
             Watched::Change(change) => {
+                let is_queue = matches!(RegistryKey::parse(&change.key), Some(RegistryKey::Queue(_)));
                 view.write().expect("no writer panics while it holds the view").apply(change);
+                if is_queue {
+                    news.queues.send_modify(|count| *count += 1);
+                }
             }
         }
     }
@@ -118,6 +146,15 @@ impl View {
                     self.shards.insert(place, entry.shard);
                 }
             }
+            Some(RegistryKey::Shared(queue)) => {
+                replace(&mut self.shared, queue.clone(), json);
+                if self.shared.get(&queue).is_some_and(|shared| shared.check().is_err()) {
+                    tracing::warn!(%queue, "The shared shards of a queue are malformed; they are passed over.");
+                    self.shared.remove(&queue);
+                }
+            }
+            // Estimates are the leaders'.
+            Some(RegistryKey::Estimate(_)) => {}
             None => tracing::debug!(key = change.key, "The registry has a key that this version does not know."),
         }
     }
@@ -136,5 +173,48 @@ fn replace<K: std::hash::Hash + Eq + std::fmt::Debug, V: serde::de::DeserializeO
         None => {
             map.remove(&key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jetlane_schemas::subject;
+
+    fn put<T: serde::Serialize>(view: &mut View, key: String, value: &T) {
+        let value = Some(serde_json::to_vec(value).expect("JSON"));
+        view.apply(Change { key, value, revision: 1 });
+    }
+
+    #[test]
+    fn a_tenant_stands_in_its_own_shard_or_in_the_shared_one_that_the_leader_names() {
+        let (queue, ada) = (QueueName::default_queue(), Tenant::new("ada").expect("valid"));
+        let mut view = View::default();
+        let by_hash = Shard::shared_by_hash(&ada);
+        let shard = |view: View| {
+            let (_, heard) = watch::channel(true);
+            let (_, queues_heard) = watch::channel(0);
+            Registry { view: Arc::new(RwLock::new(view)), heard, queues_heard }.shard(&queue, &ada)
+        };
+        assert_eq!(shard(View::default()), by_hash);
+
+        let free = Shard::new(60).expect("valid");
+        let mut shared = SharedEntry::default();
+        shared.shards[usize::from(by_hash.number())] = free;
+        put(&mut view, subject::registry_shared(&queue), &shared);
+        let own = Shard::new(9).expect("valid");
+        let key = subject::registry_shard(&queue, &ada);
+        put(&mut view, key.clone(), &ShardEntry { tenant: ada.clone(), shard: own });
+        assert_eq!(view.shared.get(&queue), Some(&shared));
+        view.apply(Change { key: key.clone(), value: None, revision: 2 });
+        assert_eq!(shard(view), free, "taken back: it shares again, and what is shared has moved");
+
+        let mut view = View::default();
+        put(&mut view, key, &ShardEntry { tenant: ada.clone(), shard: own });
+        let mut malformed = SharedEntry::default();
+        malformed.shards = [free; Shard::SHARED as usize];
+        put(&mut view, subject::registry_shared(&queue), &malformed);
+        assert!(view.shared.is_empty());
+        assert_eq!(shard(view), own);
     }
 }

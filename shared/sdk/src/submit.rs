@@ -6,18 +6,16 @@ use crate::handle::TaskHandle;
 use crate::task::Task;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use jetlane_bus::{Outgoing, Published, clock, publish::Expect, trace};
+use jetlane_bus::clock;
 use jetlane_schemas::limits::DELAY_MS_MAX;
-use jetlane_schemas::task::InvalidOption;
-use jetlane_schemas::{
-    Callback, Headers, InvalidName, Micros, Priority, QueueName, TaskEvent, TaskId, TaskType, Tenant, frame, header,
-    intake, subject,
-};
-use std::fmt;
+use jetlane_schemas::question::{Expectation, Prospect, Question};
+use jetlane_schemas::task::{Admit, InvalidOption};
+use jetlane_schemas::{Callback, InvalidName, Micros, Needs, Priority, QueueName, TaskEvent, TaskId, TaskType, Tenant};
 use std::future::IntoFuture;
 use std::marker::PhantomData;
 use std::time::{Duration, SystemTime};
-use tracing::Instrument;
+
+mod send;
 
 /// How many submissions of [`Client::submit_all`] wait for their acks at once.
 const SUBMITS_IN_FLIGHT: usize = 1_000;
@@ -124,6 +122,78 @@ impl<O> Submit<O> {
         })
     }
 
+    /// How long it runs, as far as its submitter knows: what is learned of its type weighs more with
+    /// every run. Default none. At most a day.
+    pub fn estimate(self, estimate: Duration) -> Self {
+        self.set(|task| {
+            task.estimate_us = Some(u64::try_from(estimate.as_micros()).unwrap_or(u64::MAX));
+            Ok(())
+        })
+    }
+
+    /// What it has in common with tasks that run about as long, such as `large`: their run times are
+    /// learned apart from those of the type's other tasks.
+    pub fn size_key(self, key: impl Into<String>) -> Self {
+        self.set(|task| {
+            task.size_key = Some(key.into());
+            Ok(())
+        })
+    }
+
+    /// What it needs of an executor, all at once. Default nothing.
+    pub fn needs(self, needs: Needs) -> Self {
+        self.set(|task| {
+            task.needs = needs;
+            Ok(())
+        })
+    }
+
+    /// So many processor cores, to a thousandth: `0.5` is half a core.
+    pub fn cpu(self, cores: f64) -> Self {
+        self.set(|task| {
+            task.needs.cpu_milli = crate::executor::milli(cores)?;
+            Ok(())
+        })
+    }
+
+    /// So much memory, in MiB.
+    pub fn memory(self, mib: u32) -> Self {
+        self.set(|task| {
+            task.needs.memory_mib = mib;
+            Ok(())
+        })
+    }
+
+    /// So many of a countable thing, such as `gpu`; may be called more than once.
+    pub fn resource(self, name: impl Into<String>, amount: u32) -> Self {
+        self.set(|task| {
+            task.needs.resources.insert(name.into(), amount);
+            Ok(())
+        })
+    }
+
+    /// A property that its executor must have, such as `zone-a`; may be called more than once.
+    pub fn label(self, name: impl Into<String>) -> Self {
+        self.set(|task| {
+            task.needs.labels.insert(name.into());
+            Ok(())
+        })
+    }
+
+    /// Whether it is refused when it cannot start by its deadline. Default [`Admit::Always`]: it is
+    /// taken, and expires.
+    ///
+    /// With [`Admit::Strict`] the leader of the queue is asked before anything is stored: awaiting this
+    /// fails with [`Error::TooLate`], which says when it would have started, or with
+    /// [`Error::Unanswered`] where nobody answers. What is delayed, or of a type that nobody has
+    /// announced, is judged later, when the dispatcher reads it.
+    pub fn admit(self, admit: Admit) -> Self {
+        self.set(|task| {
+            task.admit = admit;
+            Ok(())
+        })
+    }
+
     /// The queue. Default: the one that the type is announced for.
     pub fn queue(mut self, queue: impl Into<String>) -> Self {
         match QueueName::new(queue) {
@@ -183,10 +253,20 @@ impl<O> Submit<O> {
     /// # Errors
     /// As for awaiting it.
     pub async fn forget(self) -> Result<(TaskId, Accepted), Error> {
-        let (client, task) = self.ready()?;
-        let id = task.id.clone();
-        let accepted = send(&client, task).await?;
+        let (client, ready) = self.ready()?;
+        let id = ready.id.clone();
+        ready.admit(&client).await?;
+        let accepted = send::send(&client, ready).await?;
         Ok((id, accepted))
+    }
+
+    /// When it would run, were it submitted now. Nothing is submitted.
+    ///
+    /// # Errors
+    /// [`Error::Unanswered`] where nobody leads its queue; otherwise as for awaiting it.
+    pub async fn expected(self) -> Result<Expectation, Error> {
+        let (client, ready) = self.ready()?;
+        crate::question::expect(client.bus(), &ready.task.queue, &ready.question()).await
     }
 
     /// The checked task: id, queue and shard settled.
@@ -219,6 +299,33 @@ struct Ready {
     delay: Duration,
 }
 
+impl Ready {
+    /// Asks whether it can meet its deadline, where it is to be refused otherwise.
+    async fn admit(&self, client: &Client) -> Result<(), Error> {
+        if self.task.admit != Admit::Strict || self.task.deadline.is_none() || !self.known || !self.delay.is_zero() {
+            return Ok(());
+        }
+        let expected = crate::question::expect(client.bus(), &self.task.queue, &self.question()).await?;
+        if expected.meets_deadline {
+            return Ok(());
+        }
+        Err(Error::TooLate { id: self.id.clone(), expected: Box::new(expected) })
+    }
+
+    fn question(&self) -> Question {
+        let task = &self.task;
+        Question::Expect(Prospect {
+            task_type: task.task_type.clone(),
+            priority: task.priority,
+            tenant: task.tenant.clone(),
+            needs: task.needs.clone(),
+            size_key: task.size_key.clone(),
+            estimate_us: task.estimate_us,
+            deadline: task.deadline,
+        })
+    }
+}
+
 fn draft(
     task_type: Result<TaskType, InvalidName>,
     payload: Result<Vec<u8>, serde_json::Error>,
@@ -235,10 +342,11 @@ impl<O: Send + 'static> IntoFuture for Submit<O> {
     fn into_future(self) -> Self::IntoFuture {
         async move {
             let (client, ready) = self.ready()?;
+            ready.admit(&client).await?;
             // Listening begins before the task can complete.
             let (id, task_type) = (ready.id.clone(), ready.task.task_type.clone());
             let listener = client.listening().expect(&task_type, &id).await?;
-            let accepted = send(&client, ready).await?;
+            let accepted = send::send(&client, ready).await?;
             Ok(TaskHandle::submitted(client, task_type, id, accepted, listener))
         }
         .boxed()
@@ -250,119 +358,4 @@ pub(crate) async fn submit_all<O: Send + 'static>(
     tasks: impl IntoIterator<Item = Submit<O>>,
 ) -> Vec<Result<TaskHandle<O>, Error>> {
     futures::stream::iter(tasks.into_iter().map(IntoFuture::into_future)).buffered(SUBMITS_IN_FLIGHT).collect().await
-}
-
-async fn send(client: &Client, mut ready: Ready) -> Result<Accepted, Error> {
-    let span = tracing::info_span!(
-        target: "jetlane::span",
-        "submit",
-        otel.name = format_args!("submit {}", ready.task.task_type),
-        jetlane.task.id = %ready.task.id,
-        jetlane.task.type = %ready.task.task_type,
-        jetlane.task.priority = %ready.task.priority,
-        jetlane.queue = %ready.task.queue,
-    );
-    async {
-        let publish = publish_span(&ready);
-        match trace::propagation() {
-            trace::Propagation::None => {}
-            trace::Propagation::Child | trace::Propagation::Link => ready.task.trace = trace::context_of(&publish),
-        }
-        store(client, ready).instrument(publish).await
-    }
-    .instrument(span)
-    .await
-}
-
-/// OpenTelemetry's messaging conventions: one producer span, whose context travels in the message. Its
-/// destination is the subject's start: as few names as there are queues and types.
-fn publish_span(ready: &Ready) -> tracing::Span {
-    let (queue, task_type): (&dyn fmt::Display, &dyn fmt::Display) = (&ready.task.queue, &ready.task.task_type);
-    let (door, whose) = match (ready.known, ready.delay.is_zero()) {
-        (true, true) => ("task", queue),
-        (true, false) => ("due", queue),
-        (false, _) => ("submit", task_type),
-    };
-    tracing::info_span!(
-        target: "jetlane::span",
-        "publish",
-        otel.name = format_args!("publish jetlane.{door}.{whose}"),
-        otel.kind = "producer",
-        messaging.system = "nats",
-        messaging.operation.name = "publish",
-        messaging.operation.type = "send",
-        messaging.destination.name = format_args!("jetlane.{door}.{whose}"),
-        messaging.message.id = %ready.task.id,
-        messaging.message.body.size = i64::try_from(ready.task.payload.len()).unwrap_or(i64::MAX),
-        jetlane.task.id = %ready.task.id,
-        jetlane.task.type = %task_type,
-        jetlane.queue = %queue,
-    )
-}
-
-async fn store(client: &Client, ready: Ready) -> Result<Accepted, Error> {
-    let Ready { id, mut task, known, delay } = ready;
-    let failed = |source| Error::Submit { id: id.clone(), source };
-    if !delay.is_zero() {
-        let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
-        task.due_at = Some(Micros(task.submitted_at.0.saturating_add(micros)));
-    }
-    let (subject, published) = match task.due_at {
-        Some(due_at) if known => (task.due_subject(), client.bus().store_due(&task, due_at).await),
-        _ => {
-            let out = if known { framed(&task) } else { by_the_open_door(&task) }.map_err(failed)?;
-            (out.subject.clone(), client.bus().publish(out).await)
-        }
-    };
-    let published = published.map_err(failed)?;
-    let sequence = published.or_refused(&subject).map_err(failed)?;
-    Ok(Accepted { sequence, duplicate: matches!(published, Published::Duplicate(_)), known })
-}
-
-fn framed(task: &TaskEvent) -> Result<Outgoing, jetlane_bus::Error> {
-    let subject = subject::task(&task.queue, task.priority, task.shard);
-    let body = frame::encode_bundle(std::slice::from_ref(task))
-        .map_err(|source| jetlane_bus::Error::Frame { subject: subject.clone(), source: source.into() })?;
-    Ok(Outgoing {
-        subject,
-        headers: Headers::new(),
-        body: body.into(),
-        message_id: Some(task.message_id("task")),
-        expect: Expect::Anything,
-    })
-}
-
-/// The same task as any client would publish it: a binary CloudEvent.
-fn by_the_open_door(task: &TaskEvent) -> Result<Outgoing, jetlane_bus::Error> {
-    let mut headers: Headers = task.headers.clone().into();
-    headers.push(header::CE_SPECVERSION, "1.0");
-    headers.push(header::CE_ID, task.id.as_str());
-    headers.push(header::CE_SOURCE, "/jetlane/sdk");
-    headers.push(header::CE_TYPE, task.task_type.as_str());
-    headers.push(header::PRIORITY, task.priority.as_str());
-    let mut optional = |name, value: Option<String>| {
-        if let Some(value) = value {
-            headers.push(name, intake::percent_encode(&value));
-        }
-    };
-    optional(header::TENANT, (!task.tenant.is_shared()).then(|| task.tenant.as_str().to_owned()));
-    optional(header::KEY, task.key.clone());
-    optional(header::DEADLINE, task.deadline.map(clock::rfc3339));
-    optional(header::RETRIES, task.retries.map(|n| n.to_string()));
-    optional(header::TIMEOUT_MS, task.timeout_ms.map(|n| n.to_string()));
-    optional(header::PARENT, task.parent.as_ref().map(ToString::to_string));
-    let delay = task.due_at.map(|due| due.0.saturating_sub(task.submitted_at.0) / 1_000);
-    optional(header::DELAY_MS, delay.map(|ms| ms.to_string()));
-    let callbacks = serde_json::to_string(&task.callbacks).expect("callbacks hold nothing but text");
-    optional(header::CALLBACKS, (!task.callbacks.is_empty()).then_some(callbacks));
-    if !task.trace.is_empty() {
-        headers.push(header::TRACEPARENT, task.trace.traceparent.clone());
-    }
-    Ok(Outgoing {
-        subject: subject::submit(&task.task_type),
-        headers,
-        body: task.payload.clone().into(),
-        message_id: Some(task.message_id("task")),
-        expect: Expect::Anything,
-    })
 }

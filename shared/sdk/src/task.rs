@@ -83,6 +83,7 @@ pub(crate) enum Kind {
     Retry { after: Option<Duration> },
     Permanent,
     Cancelled,
+    Yielded,
 }
 
 impl TaskError {
@@ -104,6 +105,18 @@ impl TaskError {
     /// The handler stopped because it was asked to.
     pub fn cancelled() -> Self {
         Self { kind: Kind::Cancelled, failure: Failure::new("cancelled", "stopped because it was asked to") }
+    }
+
+    /// The run stops at a place from which a later one goes on. Made by [`Ctx::yield_point`](crate::Ctx::yield_point)
+    /// alone, since a place has to be there.
+    pub(crate) fn yielded() -> Self {
+        Self { kind: Kind::Yielded, failure: Failure::new("yielded", "stopped at a checkpoint, to go on later") }
+    }
+
+    /// Whether this is no failure: the handler yields, and a later run goes on from its checkpoint. For
+    /// layers, which otherwise would count it as an error.
+    pub fn is_yield(&self) -> bool {
+        self.kind == Kind::Yielded
     }
 
     /// The same with a JSON Pointer to the fault.

@@ -167,6 +167,30 @@ async fn a_subject_receives_headers_and_body_of_the_completion() {
 }
 
 #[tokio::test]
+async fn a_follow_up_inherits_its_parents_priority_unless_it_states_one() {
+    let stage = Stage::open().await;
+    let mut submitted = stage.bus.subscribe("jetlane.submit.>").await.expect("subscribed");
+    let then = |name: &str, priority| Callback::Task {
+        task_type: TaskType::new(name).expect("valid"),
+        priority,
+        callbacks: Vec::new(),
+    };
+    let service = stage.start(&Settings::default());
+    let follow_ups = vec![then("mail.send", None), then("mail.log", Some(Priority::Low))];
+    let mut parent = completion("s3", Outcome::Succeeded, b"{}", follow_ups);
+    parent.priority = Priority::Critical;
+    stage.complete(&parent).await;
+    let mut priorities = std::collections::BTreeMap::new();
+    for _ in 0..2 {
+        let task = submitted.next().await.expect("a follow-up");
+        priorities.insert(task.subject.clone(), task.headers.get("ce-jetlanepriority").map(str::to_owned));
+    }
+    assert_eq!(priorities["jetlane.submit.mail.send"].as_deref(), Some("critical"));
+    assert_eq!(priorities["jetlane.submit.mail.log"].as_deref(), Some("low"));
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn a_follow_up_is_submitted_once_after_success_alone_with_the_output_as_its_body() {
     let stage = Stage::open().await;
     let mut submitted = stage.bus.subscribe("jetlane.submit.>").await.expect("subscribed");

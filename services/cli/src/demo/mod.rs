@@ -9,14 +9,13 @@ use crate::args::Demo;
 use crate::dev::interrupted;
 use crate::output::{Exit, Failure, Output};
 use crate::stack::{Stack, Wanted};
+use crate::traced;
 use gallery::{Entry, Made, Shown};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jetlane::{Callback, Client, Completion, Outcome};
 use jetlane_bus::Subscription;
 use jetlane_executor::thumbnail::{Picture, Thumbnail};
 use jetlane_schemas::subject;
-use jetlane_service::config::Sources;
-use jetlane_service::telemetry::{self, Telemetry};
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -36,7 +35,7 @@ const LINES: usize = 10;
 
 /// Thumbnails a folder and tells how it went.
 pub(crate) async fn run(demo: &Demo, output: &Output) -> Result<Exit, Failure> {
-    let guard = trace()?;
+    let guard = traced::start("demo")?;
     let folders = Folders::make(demo)?;
     let pictures = folders.pictures()?;
     let slots = std::thread::available_parallelism().map_or(2, usize::from);
@@ -73,17 +72,6 @@ pub(crate) async fn run(demo: &Demo, output: &Output) -> Result<Exit, Failure> {
         println!("{}", summary.table());
     }
     Ok(if summary.all_went_through() { Exit::Ok } else { Exit::Error })
-}
-
-/// Submissions are traced where an endpoint is configured, like everything behind them.
-fn trace() -> Result<telemetry::Guard, Failure> {
-    let sources = Sources::from_process().map_err(|error| Failure::of(Exit::Usage, &error))?;
-    let mut telemetry = Telemetry::new("demo", env!("CARGO_PKG_VERSION"), sources.variables())
-        .map_err(|error| Failure::of(Exit::Usage, &error))?;
-    if !sources.variables().contains_key("JETLANE_LOG") {
-        telemetry.log_filter = "error".into();
-    }
-    telemetry::init(&telemetry).map_err(|error| Failure::of(Exit::Error, &error))
 }
 
 /// Where pictures come from and where thumbnails go.

@@ -11,11 +11,12 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use jetlane_bus::flows::Backlog;
 use jetlane_bus::{Bus, Delivery, Message, Pulled, Subscription, clock};
+use jetlane_core::estimate::Observed;
 use jetlane_core::plain::PLAIN_SILENCE_MAX;
 use jetlane_core::{Event, FitId};
-use jetlane_schemas::frame::Credit;
+use jetlane_schemas::frame::{Credit, RUNS_TOLD_MAX};
 use jetlane_schemas::subject::{Lane, LaneKind, STREAM_LANES};
-use jetlane_schemas::{Failure, Micros, Outcome, TaskEvent};
+use jetlane_schemas::{Failure, Fit, Micros, Outcome, Priority, TaskEvent};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -98,6 +99,13 @@ impl Clients {
         self.sent.insert(sequence, (lane, task.clone()));
     }
 
+    /// Whether somebody pulls from the plain lane of this priority and fit, or did a moment ago.
+    pub(crate) fn serves(&self, now: Micros, priority: Priority, fit: &Fit) -> bool {
+        let is_served = |state: &PlainLane| state.served_until.0.saturating_add(PLAIN_SILENCE_MAX.0) >= now.0;
+        let is_it = |lane: &Lane| lane.priority == priority && lane.fit == *fit;
+        self.lanes.iter().any(|(lane, state)| is_it(lane) && is_served(state))
+    }
+
     /// Lanes in which tasks may lie that nobody has pulled for long.
     pub(crate) fn deserted(&self, now: Micros) -> Vec<Lane> {
         let is_deserted = |lane: &Lane, state: &PlainLane| {
@@ -130,8 +138,15 @@ fn waits_until(now: Micros, body: &[u8]) -> Micros {
 
 impl Leader {
     pub(super) fn take_credit(&mut self, message: &Message) {
+        let now = clock::now();
         match Credit::decode(&message.body) {
-            Ok(credit) => self.core.on(clock::now(), Event::Credit(credit)),
+            Ok(mut credit) => {
+                let (runs, remaining) = (std::mem::take(&mut credit.runs), std::mem::take(&mut credit.remaining));
+                self.hear_fits(now, &credit);
+                self.core.on(now, Event::Credit(credit));
+                runs.iter().take(RUNS_TOLD_MAX).for_each(|ended| self.run_ended(now, ended));
+                remaining.into_iter().take(RUNS_TOLD_MAX).for_each(|told| self.run_remains(now, told));
+            }
             Err(error) => tracing::warn!(queue = %self.queue, %error, "An announcement of credit cannot be read."),
         }
     }
@@ -181,7 +196,9 @@ impl Leader {
             self.core.on(clock::now(), Event::PlainSettled { priority: lane.priority, fit, tasks: 1 });
         }
         self.upkeep.moved();
-        if let Some(reason) = terminated(&message.body) {
+        let reason = terminated(&message.body);
+        self.run_was_answered(&task, if reason.is_none() { Observed::Whole } else { Observed::AtLeast });
+        if let Some(reason) = reason {
             // The server has removed the message already: nobody else can end its task.
             let bus = self.world.bus.clone();
             self.works.push(Box::pin(async move {

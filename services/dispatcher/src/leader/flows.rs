@@ -172,6 +172,29 @@ impl Flows {
         self.to_open.clear();
     }
 
+    /// A flow by its number.
+    pub(crate) fn flow(&self, flow: FlowId) -> &Flow {
+        &self.readings[flow.0 as usize].flow
+    }
+
+    /// Whether the flow was ever read.
+    pub(crate) fn is_known(&self, flow: &Flow) -> bool {
+        self.numbers.contains_key(flow)
+    }
+
+    /// The number of a flow that is asked about: one that stands for none where it was never read.
+    pub(crate) fn number_of(&self, flow: &Flow) -> FlowId {
+        self.numbers.get(flow).copied().unwrap_or(FlowId(u32::MAX))
+    }
+
+    /// The flows of these shards.
+    pub(crate) fn of_shards<'a>(&'a self, shards: &'a [Shard]) -> impl Iterator<Item = (FlowId, Shard)> + 'a {
+        self.numbers.iter().filter_map(|(flow, number)| match flow {
+            Flow::Task(_, _, shard) | Flow::Due(_, _, shard) if shards.contains(shard) => Some((*number, *shard)),
+            Flow::Task(..) | Flow::Due(..) | Flow::Raw(_) => None,
+        })
+    }
+
     pub(crate) fn reading(&mut self, flow: FlowId) -> &mut Reading {
         &mut self.readings[flow.0 as usize]
     }

@@ -8,13 +8,21 @@ use crate::error::Error;
 use crate::read::{Arrived, Fate, Judge};
 use jetlane_bus::{Delivery, Pulled, clock, trace};
 use jetlane_core::duplicates::{Arrival, Source};
-use jetlane_core::{Entry, EntryId, Event, FitId, FlowId, TenantId};
+use jetlane_core::{Entry, EntryId, Event, FlowId, TenantId, TypeId};
 use jetlane_schemas::subject::STREAM_TASKS;
-use jetlane_schemas::{Failure, Flow, Headers, Micros, TaskEvent, Tenant};
+use jetlane_schemas::{Flow, Headers, Micros, TaskEvent, TaskType, Tenant};
 use std::time::Duration;
 
 /// A deadline that has always passed: what is not to run leaves the queue by the way of the expired.
-const NEVER_STARTS: Micros = Micros(0);
+pub(super) const NEVER_STARTS: Micros = Micros(0);
+
+/// Whether a message may have been dispatched before, by a leader that is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    /// It was never delivered to anybody else.
+    Surely,
+    Perhaps,
+}
 
 impl Leader {
     pub(super) fn take_opened(&mut self, opened: Opened) {
@@ -97,8 +105,8 @@ impl Leader {
         };
         let tasks = {
             let registry = self.world.registry.borrow();
-            let judge =
-                Judge { registry: &registry, queue: &self.queue, now, body_bytes_max: self.world.bus.body_bytes_max() };
+            let (fits, body_bytes_max) = (self.fits.declared.as_slice(), self.world.bus.body_bytes_max());
+            let judge = Judge { registry: &registry, queue: &self.queue, fits, now, body_bytes_max };
             judge.read(Arrived {
                 flow: &reading.flow,
                 facts: delivery.facts,
@@ -111,18 +119,21 @@ impl Leader {
             (Flow::Raw(_), trace::Propagation::Link) => Joins::Link,
             _ => Joins::Child,
         };
+        let is_first = delivery.facts.delivered == 1 && delivery.facts.stream_sequence > reading.suspect_until;
+        let news = if is_first { News::Surely } else { News::Perhaps };
         let count = tasks.len();
         let taken = u32::try_from(count).unwrap_or(u32::MAX);
         self.core.on(now, Event::MessageTaken { flow, tasks: taken });
         let bytes = u32::try_from(delivery.body.len() / count.max(1)).unwrap_or(u32::MAX);
         let source = self.sources.hold(place, delivery.ack, count);
         for (task, fate) in tasks {
-            let held = Held { task, fate, flow, source, stored_at: delivery.facts.stored_at, read_at: now, joins };
-            self.hold(place, held, bytes);
+            let (stored_at, estimate) = (delivery.facts.stored_at, Micros(0));
+            let held = Held { task, fate, flow, source, stored_at, read_at: now, estimate, joins };
+            self.hold(place, held, bytes, news);
         }
     }
 
-    fn hold(&mut self, place: Place, mut held: Held, bytes: u32) {
+    fn hold(&mut self, place: Place, mut held: Held, bytes: u32, news: News) {
         let (now, flow) = (held.read_at, held.flow);
         self.entries += 1;
         let id = EntryId(self.entries);
@@ -137,20 +148,16 @@ impl Leader {
                 return;
             }
         }
-        let fit = self.fit_of(&mut held);
-        if matches!(self.flows.reading(flow).flow, Flow::Task(..)) {
-            self.note_tenant(now, &held.task.tenant);
+        match self.flows.flow(flow) {
+            Flow::Task(..) => self.note_tenant(now, &held.task.tenant),
+            // The queue's hash, where it is not the contract's any more.
+            Flow::Raw(_) => held.task.shard = self.shards.place(&held.task.tenant, held.task.shard),
+            Flow::Due(..) => {}
         }
-        let entry = Entry {
-            id,
-            flow,
-            priority: held.task.priority,
-            tenant: number_of(&held.task.tenant),
-            fit,
-            first_arrival: first_arrival(&held.task, held.stored_at),
-            deadline: if held.fate == Fate::Run { held.task.deadline } else { Some(NEVER_STARTS) },
-            bytes,
-        };
+        let mut entry = self.entry_of(id, &mut held, bytes);
+        if news == News::Surely {
+            self.admit(&mut held, &mut entry);
+        }
         let is_cancelled = self.world.cancelled.contains(&held.task.id);
         self.held.insert(id, held);
         self.core.on(now, Event::Arrived(entry));
@@ -159,14 +166,28 @@ impl Leader {
         }
     }
 
-    fn fit_of(&mut self, held: &mut Held) -> FitId {
-        let Some(fit) = self.core.fit(&held.task.fit) else {
-            let message = format!("the queue has no room for another fit than those it knows: {}", held.task.fit);
-            held.fate = Fate::Reject(Failure::new("option", message));
-            return FitId::default();
-        };
-        self.ensure_lanes(&held.task.fit.clone());
-        fit
+    /// What the core is to know of a task.
+    fn entry_of(&mut self, id: EntryId, held: &mut Held, bytes: u32) -> Entry {
+        let fit = self.fit_of(held);
+        let task = &held.task;
+        let estimate = self.learned.expect(task);
+        held.estimate = estimate;
+        // One that has begun has kept its deadline, whatever comes after.
+        let starts_by = task.deadline.filter(|_| task.attempts == 0 && task.yields == 0);
+        Entry {
+            id,
+            flow: held.flow,
+            priority: task.priority,
+            tenant: tenant_of(&task.tenant),
+            task_type: type_of(&task.task_type),
+            fit,
+            first_arrival: first_arrival(task, held.stored_at),
+            expires: if held.fate == Fate::Run { starts_by } else { Some(NEVER_STARTS) },
+            due: due(task.deadline, estimate),
+            estimate,
+            yields: task.yields,
+            bytes,
+        }
     }
 }
 
@@ -176,8 +197,23 @@ fn first_arrival(task: &TaskEvent, stored_at: Micros) -> Micros {
     if task.run <= 1 { stored_at } else { task.due_at.unwrap_or(task.submitted_at).min(stored_at) }
 }
 
-/// A number for a tenant (FNV-1a): the same in every process, and nothing to remember.
-fn number_of(tenant: &Tenant) -> TenantId {
+/// Until when a task should have ended that must start by its deadline.
+pub(super) fn due(deadline: Option<Micros>, estimate: Micros) -> Option<Micros> {
+    deadline.map(|deadline| Micros(deadline.0.saturating_add(estimate.0)))
+}
+
+/// The number of a tenant.
+pub(super) fn tenant_of(tenant: &Tenant) -> TenantId {
+    TenantId(number_of(tenant.as_str()))
+}
+
+/// The number of a task type.
+pub(super) fn type_of(task_type: &TaskType) -> TypeId {
+    TypeId(number_of(task_type.as_str()))
+}
+
+/// A number for a name (FNV-1a): the same in every process, and nothing to remember.
+fn number_of(name: &str) -> u32 {
     let fold = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-    TenantId(tenant.as_str().bytes().fold(0x811c_9dc5, fold))
+    name.bytes().fold(0x811c_9dc5, fold)
 }

@@ -7,7 +7,7 @@ use jetlane_bus::flows::Backlog;
 use jetlane_bus::{Error, Published, clock};
 use jetlane_core::{EntryId, Event, Stored, Waited};
 use jetlane_schemas::subject::{Lane, LaneKind};
-use jetlane_schemas::{Failure, Micros, Outcome};
+use jetlane_schemas::{Failure, Micros, Outcome, SharedEntry};
 
 /// The rest after a lane was full.
 const FULL_REST: Micros = Micros(100_000);
@@ -30,6 +30,8 @@ pub(crate) enum Beside {
     Written(&'static str, Result<(), Error>),
     /// Tasks of a plain lane were taken back.
     TakenBack(Lane, Result<u32, Error>),
+    /// It was written which shards are shared.
+    SharedTold(SharedEntry, Result<(), Error>),
     /// Lanes were counted, when so much had moved.
     Counted(u64, Vec<(Lane, Backlog)>),
 }
@@ -51,6 +53,8 @@ impl Leader {
         match carry::to_lane(&held.task, &lane) {
             Ok(out) => {
                 self.on_the_way += 1;
+                // Before it is stored: its end may be told before its storing is.
+                self.run_begins(clock::now(), entry);
                 let bus = self.world.bus.clone();
                 self.works.push(Box::pin(async move {
                     let published = bus.publish(out).await;
@@ -60,6 +64,7 @@ impl Leader {
             }
             Err(error) => {
                 held.fate = Fate::Reject(Failure::new("frame", format!("the task cannot be written: {error}")));
+                self.core.on(clock::now(), Event::Ended { entry, cost: Micros(0) });
                 self.end(entry);
             }
         }
@@ -70,7 +75,7 @@ impl Leader {
         let Some(held) = self.held.get_mut(&entry) else { return };
         let bus = self.world.bus.clone();
         let (outcome, failure) = match &held.fate {
-            Fate::Later(at) => {
+            Fate::Later(at) | Fate::NoFit(at) => {
                 let (task, at) = (held.task.clone(), *at);
                 self.works.push(Box::pin(async move {
                     let stored = carry::postpone(&bus, &task, at).await.map(|()| true);
@@ -130,17 +135,21 @@ impl Leader {
                 self.gone(entry, Stored::New);
             }
             Ok(Published::Duplicate(_)) => self.gone(entry, Stored::Before),
-            Ok(Published::Full) => self.back(entry, FULL_REST, "the lanes are full"),
-            Ok(Published::Taken | Published::NoStream) => self.back(entry, FAULT_REST, "no stream takes the lane"),
+            Ok(Published::Full) => self.not_in_lane(entry, FULL_REST, "the lanes are full"),
+            Ok(Published::Taken | Published::NoStream) => {
+                self.not_in_lane(entry, FAULT_REST, "no stream takes the lane");
+            }
             Err(Error::Refused { subject, source }) => {
                 // It can never be stored: the task ends instead of standing in the way for ever.
                 let Some(held) = self.held.get_mut(&entry) else { return };
                 let message = format!("the broker refused it for {subject}: {source}");
                 held.fate = Fate::Reject(Failure::new("refused", message));
+                self.run_is_void(entry);
+                self.core.on(clock::now(), Event::Ended { entry, cost: Micros(0) });
                 self.end(entry);
             }
             // Unknown: the same bytes go out again under the same id.
-            Err(error) => self.back(entry, FAULT_REST, &error),
+            Err(error) => self.not_in_lane(entry, FAULT_REST, &error),
         }
     }
 
@@ -152,6 +161,11 @@ impl Leader {
             self.acks.extend(self.sources.settle(held.source));
         }
         self.upkeep.moved();
+    }
+
+    fn not_in_lane(&mut self, entry: EntryId, rest: Micros, reason: impl std::fmt::Display) {
+        self.run_is_void(entry);
+        self.back(entry, rest, reason);
     }
 
     fn back(&mut self, entry: EntryId, rest: Micros, reason: impl std::fmt::Display) {

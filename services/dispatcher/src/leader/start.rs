@@ -2,7 +2,12 @@
 
 use super::Leader;
 use super::clients::{self, Clients};
+use super::estimates::Learned;
 use super::flows::Flows;
+use super::needs::Fits;
+use super::questions::Asked;
+use super::runs::Runs;
+use super::tenants::Told;
 use super::upkeep::{self, Upkeep};
 use crate::World;
 use crate::error::Error;
@@ -12,7 +17,7 @@ use jetlane_core::duplicates::Duplicates;
 use jetlane_core::shards::Shards;
 use jetlane_core::{Event, Queue};
 use jetlane_schemas::subject::{self, STREAM_TASKS, STREAM_TIME};
-use jetlane_schemas::{Fit, Flow, Headers, QueueEntry, QueueName};
+use jetlane_schemas::{Flow, Headers, QueueEntry, QueueName};
 use std::collections::HashMap;
 
 impl Leader {
@@ -26,9 +31,12 @@ impl Leader {
         let bus = &world.bus;
         // Listening begins before anybody is asked.
         let credits = bus.subscribe(&subject::credit(queue)).await.map_err(failed)?;
-        let lanes = upkeep::lanes_of(queue, &Fit::default());
-        futures::future::try_join_all(lanes.iter().map(|lane| bus.ensure_lane(lane))).await.map_err(failed)?;
+        let questions = bus.subscribe(&subject::ask(queue)).await.map_err(failed)?;
         let registry = world.registry.borrow().clone();
+        let entry = registry.queue(queue);
+        let fits = Fits::new(&entry);
+        let lanes: Vec<_> = fits.declared.iter().flat_map(|fit| upkeep::lanes_of(queue, &fit.name)).collect();
+        futures::future::try_join_all(lanes.iter().map(|lane| bus.ensure_lane(lane))).await.map_err(failed)?;
         let mine = |flow: &Flow| match flow {
             Flow::Task(of, ..) | Flow::Due(of, ..) => of == queue,
             Flow::Raw(task_type) => registry.task_type(task_type).is_some_and(|known| known.entry.queue == *queue),
@@ -40,7 +48,7 @@ impl Leader {
         let mut leader = Self {
             world: world.clone(),
             queue: queue.clone(),
-            core: Queue::new(registry.queue(queue).policy),
+            core: Queue::new(entry.order),
             held: HashMap::new(),
             entries: 0,
             runs: Duplicates::default(),
@@ -50,13 +58,20 @@ impl Leader {
             on_the_way: 0,
             acks: Vec::new(),
             credits,
+            questions,
+            asked: Asked::default(),
+            dispatched: Runs::default(),
+            learned: Learned::default(),
+            fits,
             clients: Clients::default(),
             cancelled: world.cancelled.news(),
             shards: Shards::default(),
-            entry: QueueEntry::default(),
+            shared_told: Told::default(),
+            entry: QueueEntry { order: entry.order, ..QueueEntry::default() },
             upkeep: Upkeep::new(),
         };
-        leader.ensure_lanes(&Fit::default());
+        leader.take_fits(&entry);
+        leader.restore_shards(&registry);
         leader.take_counted(&counted);
         for (flow, delivered) in tasks.iter().chain(&due) {
             leader.flows.suspect(flow, *delivered);

@@ -1,5 +1,5 @@
 //! What a leader looks after beside the tasks: signs of life, counts of the lanes, its share of the
-//! process, tenants' shards, and what is announced.
+//! process, and what is announced.
 
 use super::Leader;
 use super::output::{Beside, Carried};
@@ -8,9 +8,9 @@ use crate::read::Fate;
 use jetlane_bus::flows::Backlog;
 use jetlane_bus::{Bus, clock};
 use jetlane_core::{EntryId, Event, FlowId};
-use jetlane_schemas::subject::{self, BUCKET_REGISTRY, Lane, LaneKind, STREAM_LANES};
-use jetlane_schemas::{Fit, Flow, Micros, Priority, ShardEntry, Tenant};
-use std::collections::BTreeSet;
+use jetlane_schemas::subject::{Lane, LaneKind, STREAM_LANES};
+use jetlane_schemas::{Fit, Flow, Priority};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -28,7 +28,7 @@ pub(crate) struct Upkeep {
     count_at: Instant,
     pause: Duration,
     /// The fits whose lanes are there.
-    fits: BTreeSet<Fit>,
+    pub(super) fits: BTreeSet<Fit>,
 }
 
 impl Upkeep {
@@ -73,10 +73,10 @@ impl Leader {
             self.count(lanes);
         }
         self.take_back_deserted();
-        while let Some(assignment) = self.shards.take_back(clock::now()) {
-            let key = subject::registry_shard(&self.queue, &assignment.tenant);
-            self.write("take back a shard", |bus| async move { bus.bucket(BUCKET_REGISTRY).await?.delete(&key).await });
-        }
+        self.take_back_shards();
+        self.look_for_floods();
+        self.look_for_unfit();
+        self.keep_learned();
         Ok(())
     }
 
@@ -97,6 +97,7 @@ impl Leader {
         match beside {
             Beside::Written(_, Ok(())) => {}
             Beside::Written(what, Err(error)) => tracing::warn!(queue = %self.queue, %error, "Could not {what}."),
+            Beside::SharedTold(shared, written) => self.shared_told(shared, written),
             Beside::TakenBack(lane, taken) => self.taken_back(&lane, taken),
             // A count of what moves meanwhile says nothing.
             Beside::Counted(moves, counted) if moves == self.upkeep.moves && self.on_the_way == 0 => {
@@ -108,10 +109,12 @@ impl Leader {
 
     /// Corrects the ledger by what lies in the lanes.
     pub(super) fn take_counted(&mut self, counted: &[(Lane, Backlog)]) {
-        let mut bundles = None;
+        let mut bundles = BTreeMap::<Fit, u64>::new();
         for (lane, backlog) in counted {
             match lane.kind {
-                LaneKind::Bundle => *bundles.get_or_insert(0) += backlog.pending + backlog.unanswered,
+                LaneKind::Bundle => {
+                    *bundles.entry(lane.fit.clone()).or_default() += backlog.pending + backlog.unanswered;
+                }
                 LaneKind::Plain => {
                     if let Some(fit) = self.core.fit(&lane.fit) {
                         self.plain_counted(lane, fit, *backlog);
@@ -119,9 +122,7 @@ impl Leader {
                 }
             }
         }
-        if let Some(tasks) = bundles {
-            self.core.on(clock::now(), Event::BundlesCounted { tasks });
-        }
+        self.take_bundles(bundles);
     }
 
     /// Takes up what the registry says of this queue.
@@ -133,14 +134,16 @@ impl Leader {
             tracing::info!(queue = %self.queue, paused = entry.paused, "The queue was paused or resumed.");
             self.core.on(now, if entry.paused { Event::Paused } else { Event::Resumed });
         }
-        self.core.on(now, Event::PolicyChanged(entry.policy));
-        for fit in &entry.fits {
-            self.ensure_lanes(fit);
+        if entry.order != self.entry.order {
+            let (was, is) = (self.entry.order.policy, entry.order.policy);
+            tracing::info!(queue = %self.queue, %was, %is, "The order of dispatch is another one.");
+        }
+        self.core.on(now, Event::OrderChanged(entry.order));
+        if entry.fits != self.entry.fits {
+            self.take_fits(&entry);
         }
         self.entry = entry;
-        for assignment in registry.shards(&self.queue) {
-            self.shards.restore(now, assignment);
-        }
+        self.learned.restore(&registry, &self.queue);
         for task_type in registry.types_of(&self.queue) {
             self.flows.open(&Flow::Raw(task_type.clone()));
         }
@@ -193,29 +196,7 @@ impl Leader {
         super::flows::Flows::eager(&self.queue).for_each(|flow| self.flows.open(&flow));
     }
 
-    /// A tenant was seen: the first time it gets a shard of its own, while there is one.
-    pub(super) fn note_tenant(&mut self, now: Micros, tenant: &Tenant) {
-        let Some(assignment) = self.shards.seen(now, tenant) else { return };
-        let key = subject::registry_shard(&self.queue, tenant);
-        let entry = ShardEntry { tenant: assignment.tenant, shard: assignment.shard };
-        self.write("assign a shard", |bus| async move { bus.bucket(BUCKET_REGISTRY).await?.put(&key, &entry).await });
-    }
-
-    /// Makes the lanes of a fit when it is first met.
-    pub(super) fn ensure_lanes(&mut self, fit: &Fit) {
-        if self.upkeep.fits.contains(fit) {
-            return;
-        }
-        self.upkeep.fits.insert(fit.clone());
-        for lane in lanes_of(&self.queue, fit) {
-            if lane.kind == LaneKind::Plain {
-                self.clients.listen(&self.world.bus, &lane);
-            }
-            self.write("make a lane", |bus| async move { bus.ensure_lane(&lane).await });
-        }
-    }
-
-    fn write<F>(&mut self, what: &'static str, write: impl FnOnce(Bus) -> F)
+    pub(super) fn write<F>(&mut self, what: &'static str, write: impl FnOnce(Bus) -> F)
     where
         F: Future<Output = Result<(), jetlane_bus::Error>> + Send + 'static,
     {

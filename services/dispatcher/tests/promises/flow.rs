@@ -3,7 +3,7 @@
 use crate::stage::{PATIENCE, QUIET, Stage, soon, task};
 use jetlane_bus::clock;
 use jetlane_dispatcher::Config;
-use jetlane_schemas::registry::{PolicyName, QueueEntry};
+use jetlane_schemas::registry::{Order, PolicyName, QueueEntry};
 use jetlane_schemas::subject::{self, BUCKET_NOTES, BUCKET_REGISTRY, STREAM_LANES, STREAM_TASKS, STREAM_TIME};
 use jetlane_schemas::{Micros, Outcome, Priority, QueueName, Shard, ShardEntry, TaskType, Tenant};
 use std::time::Duration;
@@ -27,6 +27,7 @@ async fn what_anybody_publishes_reaches_a_lane_and_leaves_intake() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_urgent_go_first_and_the_older_first_inside_a_priority() {
     let stage = Stage::set().await;
+    stage.declare("pictures", r#"{"policy":"strict"}"#).await;
     stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
     let priorities = [Priority::Low, Priority::Normal, Priority::Critical, Priority::High];
     let mut sent = Vec::new();
@@ -47,7 +48,7 @@ async fn the_urgent_go_first_and_the_older_first_inside_a_priority() {
 }
 
 /// Waits until a queue's flows of the sdk have been read and so many messages of them are held.
-async fn until_read(stage: &Stage, queue: &QueueName, count: u64) {
+pub(crate) async fn until_read(stage: &Stage, queue: &QueueName, count: u64) {
     soon(async {
         loop {
             let mut held = 0;
@@ -177,7 +178,7 @@ async fn a_paused_queue_rests_and_goes_on_and_its_policy_can_be_changed() {
     stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
     let queue = QueueName::new("pictures").unwrap();
     let registry = stage.bus.bucket(BUCKET_REGISTRY).await.unwrap();
-    let paused = QueueEntry { paused: true, policy: PolicyName::Fifo, ..QueueEntry::default() };
+    let paused = QueueEntry { paused: true, order: Order::of(PolicyName::Fifo), ..QueueEntry::default() };
     registry.put(&subject::registry_queue(&queue), &paused).await.unwrap();
     let (first, second) = (task("pictures", "a.b", Priority::Low), task("pictures", "a.b", Priority::Critical));
     stage.submit(&first).await;

@@ -5,5 +5,9 @@
 mod clients;
 mod crash;
 mod flow;
+mod needs;
+mod order;
+mod questions;
 mod refusals;
 mod stage;
+mod tenants;

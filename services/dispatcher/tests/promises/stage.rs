@@ -4,9 +4,13 @@ use jetlane_bus::local::{self, Binary, Options, Server};
 use jetlane_bus::publish::Expect;
 use jetlane_bus::{Bus, Connect, Delivery, Outgoing, Pulled, Puller, clock};
 use jetlane_dispatcher::Config;
-use jetlane_schemas::frame::{self, Credit};
+use jetlane_schemas::frame::{self, Credit, Remaining, RunEnd, RunEnded};
+use jetlane_schemas::question::{Answer, Explanation, Question};
 use jetlane_schemas::subject::{self, BUCKET_REGISTRY, Lane, LaneKind, STREAM_DEAD, STREAM_LANES};
-use jetlane_schemas::{Completion, Fit, Headers, Priority, QueueName, Shard, TaskEvent, TaskId, TaskType};
+use jetlane_schemas::{
+    Completion, Fit, Headers, Priority, QueueEntry, QueueName, Shard, ShardEntry, SharedEntry, TaskEvent, TaskId,
+    TaskType, Tenant,
+};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio::task::{JoinHandle, JoinSet};
@@ -100,6 +104,70 @@ impl Stage {
         self.bus.bucket(BUCKET_REGISTRY).await.expect("a registry").put(&key, &value).await.expect("announced");
     }
 
+    /// Declares a queue.
+    pub(crate) async fn declare(&self, queue: &str, json: &str) {
+        let entry: QueueEntry = serde_json::from_str(json).expect("JSON");
+        let key = subject::registry_queue(&queue.parse().expect("a queue"));
+        self.bus.bucket(BUCKET_REGISTRY).await.expect("a registry").put(&key, &entry).await.expect("declared");
+    }
+
+    /// Asks the leader of a queue, again and again until there is one and it has the time.
+    pub(crate) async fn ask(&self, queue: &str, question: &Question) -> Answer {
+        let subject = subject::ask(&queue.parse().expect("a queue"));
+        let question = serde_json::to_vec(question).expect("JSON");
+        soon(async {
+            loop {
+                let answer = self.bus.ask(&subject, question.clone().into(), QUIET).await.expect("asked");
+                let answer = answer.map(|answer| serde_json::from_slice(&answer).expect("an answer"));
+                match answer {
+                    Some(Answer::Refused { reason }) if reason.contains("in a second") => {}
+                    Some(answer) => return answer,
+                    None => {}
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+    }
+
+    /// Waits until the leader of a queue holds a task and says this of it.
+    pub(crate) async fn until_told(
+        &self,
+        queue: &str,
+        id: &TaskId,
+        is_it: impl Fn(&Explanation) -> bool,
+    ) -> Explanation {
+        let question = Question::Explain { id: id.clone() };
+        soon(async {
+            loop {
+                if let Answer::Explanation(told) = self.ask(queue, &question).await
+                    && is_it(&told)
+                {
+                    return told;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Where the SDK would submit a tenant's next task.
+    pub(crate) async fn shard_of(&self, queue: &str, tenant: &Tenant) -> Shard {
+        let queue: QueueName = queue.parse().expect("a queue");
+        let registry = self.bus.bucket(BUCKET_REGISTRY).await.expect("a registry");
+        let own = registry.get::<ShardEntry>(&subject::registry_shard(&queue, tenant)).await.expect("read");
+        let shared = registry.get::<SharedEntry>(&subject::registry_shared(&queue)).await.expect("read");
+        own.map_or_else(|| shared.unwrap_or_default().of(tenant), |own| own.shard)
+    }
+
+    /// Publishes many of one subject as the sdk does, in bundles.
+    pub(crate) async fn submit_all(&self, tasks: &[TaskEvent]) {
+        for tasks in tasks.chunks(100) {
+            let body = frame::encode_bundle(tasks).expect("encodes");
+            let subject = subject::task(&tasks[0].queue, tasks[0].priority, tasks[0].shard);
+            self.store(subject, Headers::new(), body, Some(tasks[0].message_id("task"))).await;
+        }
+    }
+
     /// Publishes as any client does; the sequence of its message.
     pub(crate) async fn publish(&self, task_type: &str, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) -> u64 {
         let task_type: TaskType = task_type.parse().expect("a type");
@@ -171,15 +239,22 @@ impl Stage {
 
     /// Somebody who takes bundles from a queue's lanes.
     pub(crate) async fn taker(&self, queue: &str) -> Taker {
+        self.taker_of(queue, "any").await
+    }
+
+    /// Somebody who takes bundles of one fit.
+    pub(crate) async fn taker_of(&self, queue: &str, fit: &str) -> Taker {
+        let fit: Fit = fit.parse().expect("a fit");
         let queue: QueueName = queue.parse().expect("a queue");
         let mut pullers = Vec::new();
         for priority in Priority::ALL {
-            let lane = Lane { kind: LaneKind::Bundle, queue: queue.clone(), priority, fit: Fit::default() };
+            let lane = Lane { kind: LaneKind::Bundle, queue: queue.clone(), priority, fit: fit.clone() };
             self.bus.ensure_lane(&lane).await.expect("a lane");
             pullers.push(self.bus.puller(STREAM_LANES, &lane.consumer()).await.expect("a puller"));
         }
         let name = TaskId::generate().to_string();
-        Taker { bus: self.bus.clone(), queue, pullers, name, taken: 0, settled: 0 }
+        let (bus, runs, remaining) = (self.bus.clone(), Vec::new(), Vec::new());
+        Taker { bus, queue, fit, pullers, name, taken: 0, settled: 0, runs, remaining }
     }
 
     /// A puller of a plain lane.
@@ -199,12 +274,35 @@ pub(crate) struct Taker {
     name: String,
     taken: u64,
     settled: u64,
+    fit: Fit,
+    runs: Vec<RunEnded>,
+    remaining: Vec<Remaining>,
 }
 
 impl Taker {
-    pub(crate) async fn tell(&self, capacity: u32) {
+    /// What it tells next of a run that ended.
+    pub(crate) fn ended(&mut self, task: &TaskEvent, run_us: u64, end: RunEnd) {
+        self.runs.push(RunEnded { id: task.id.to_string(), run: task.run, run_us, end });
+    }
+
+    /// What it tells next of a run that goes on.
+    pub(crate) fn remains(&mut self, task: &TaskEvent, remaining_us: u64, resume_us: u64) {
+        self.remaining.push(Remaining { id: task.id.to_string(), run: task.run, remaining_us, resume_us });
+    }
+
+    pub(crate) async fn tell(&mut self, capacity: u32) {
         let (taken, settled) = (self.taken, self.settled);
-        let credit = Credit { executor: self.name.clone(), capacity, taken, settled, fits: vec!["any".into()] };
+        let credit = Credit {
+            executor: self.name.clone(),
+            slots: capacity,
+            capacity,
+            taken,
+            settled,
+            fits: vec![self.fit.to_string()],
+            of_fits: Vec::new(),
+            runs: std::mem::take(&mut self.runs),
+            remaining: std::mem::take(&mut self.remaining),
+        };
         let frame = credit.encode().expect("encodes");
         self.bus.send(subject::credit(&self.queue), Headers::new(), frame.into()).await.expect("sent");
         self.bus.flush().await.expect("flushed");

@@ -1,22 +1,31 @@
 //! One run of a task, from delivery to settlement: decide, store, then ack.
 
 use super::context::Ctx;
-use super::lanes::{Job, Running};
+use super::credit::Ledger;
+use super::governor::Governor;
+use super::lanes::Job;
+use super::limit::Usual;
+use super::next_run::{self, Next};
+use super::running::Running;
 use super::service::{TaskReply, TaskRequest, TaskService};
+use super::spans;
+use super::telling::Ran;
 use crate::task::{Kind, TaskError};
 use futures::FutureExt;
 use jetlane_bus::done::Completed;
 use jetlane_bus::{Bus, clock, trace};
 use jetlane_core::retry::{Answer, Backoff, Step, follow};
+use jetlane_schemas::frame::RunEnd;
 use jetlane_schemas::limits::BODY_BYTES_MAX;
 use jetlane_schemas::subject::{self, BUCKET_NOTES};
 use jetlane_schemas::{
-    Completion, Failure, Micros, Outcome, QueueName, RunToken, TaskEvent, TaskId, TaskType, TypeEntry,
+    Completion, Failure, Micros, Outcome, QueueName, RunToken, TaskEvent, TaskId, TaskType, TraceContext, TypeEntry,
 };
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 use tracing::Instrument;
 
@@ -30,16 +39,25 @@ const DONE_FULL_DELAY: Duration = Duration::from_secs(5);
 pub(crate) struct Desk {
     pub(crate) bus: Bus,
     pub(crate) queue: QueueName,
-    pub(crate) types: BTreeMap<TaskType, TypeEntry>,
-    pub(crate) services: BTreeMap<TaskType, TaskService>,
+    pub(crate) served: BTreeMap<TaskType, Serving>,
     pub(crate) running: Arc<Running>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) governor: Arc<Governor>,
+}
+
+/// A type that is served.
+pub(crate) struct Serving {
+    pub(crate) entry: TypeEntry,
+    pub(crate) service: TaskService,
+    /// How long its runs take.
+    pub(crate) usual: Mutex<Usual>,
 }
 
 /// A run under way.
 struct Run<'a> {
     desk: &'a Desk,
     job: &'a Job,
-    entry: &'a TypeEntry,
+    serving: &'a Serving,
     attempt: u32,
     retries: u32,
     token: RunToken,
@@ -47,42 +65,26 @@ struct Run<'a> {
     late: bool,
 }
 
-/// Runs a task and settles it. What cannot be settled is left to come again.
-pub(crate) async fn run(desk: &Desk, job: &Job) {
-    match settle(desk, job).await {
+/// Runs a task and settles it; says what became of the handler. What cannot be settled is left to come
+/// again.
+pub(crate) async fn run(desk: &Desk, job: &Job) -> Ran {
+    let mut ran = Ran::NOT;
+    match settle(desk, job, &mut ran).await {
         Ok(()) => job.parcel.settle_one().await,
         Err(error) => {
             tracing::warn!(task_id = %job.task.id, %error, cause = ?std::error::Error::source(&error), "A run could not be settled; the task comes again.");
             job.parcel.abandon();
         }
     }
+    ran
 }
 
-/// Gives a task back to its queue without spending an attempt.
-pub(crate) async fn hand_back(desk: &Desk, job: &Job, delay: Duration) {
-    let spent = u32::try_from(job.parcel.delivered.saturating_sub(1)).unwrap_or(u32::MAX);
-    let attempts = job.task.attempts.saturating_add(spent);
-    match store_next_run(desk, job, delay, attempts, job.task.checkpoint.clone()).await {
-        Ok(()) => job.parcel.settle_one().await,
-        Err(error) => {
-            tracing::warn!(task_id = %job.task.id, %error, "A task could not be handed back; it comes again by itself.");
-            job.parcel.abandon();
-        }
-    }
-}
-
-/// Gives a task back that has begun and may even have ended: the next run looks for its completion first.
-pub(crate) async fn halt(desk: &Desk, mut job: Job) {
-    job.stop.cancel();
-    Arc::make_mut(&mut job.task).suspect = true;
-    hand_back(desk, &job, Duration::ZERO).await;
-}
-
-async fn settle(desk: &Desk, job: &Job) -> Result<(), jetlane_bus::Error> {
+async fn settle(desk: &Desk, job: &Job, ran: &mut Ran) -> Result<(), jetlane_bus::Error> {
     let task = &job.task;
-    let (Some(service), Some(entry)) = (desk.services.get(&task.task_type), desk.types.get(&task.task_type)) else {
+    let Some(serving) = desk.served.get(&task.task_type) else {
         tracing::debug!(task_id = %task.id, task_type = %task.task_type, "This executor does not serve the type; handed back.");
-        return store_next_run(desk, job, UNSERVED_DELAY, task.attempts, task.checkpoint.clone()).await;
+        let next = Next::of(job).after(UNSERVED_DELAY).attempts(task.attempts);
+        return next_run::store(desk, job, next).await;
     };
     let late = match suspicion(desk, job).await? {
         Suspicion::Settled => return Ok(()),
@@ -92,14 +94,16 @@ async fn settle(desk: &Desk, job: &Job) -> Result<(), jetlane_bus::Error> {
     let run = Run {
         desk,
         job,
-        entry,
+        serving,
         attempt: task.attempts.saturating_add(delivered),
-        retries: task.retries.unwrap_or(entry.retries),
+        retries: task.retries.unwrap_or(serving.entry.retries),
         token: RunToken::draw(),
         started_at: clock::now(),
         late,
     };
-    if task.deadline.is_some_and(|deadline| run.started_at > deadline) && run.attempt == 1 {
+    // One that yielded had started.
+    let is_first = run.attempt == 1 && task.yields == 0;
+    if is_first && task.deadline.is_some_and(|deadline| run.started_at > deadline) {
         return run.end(Outcome::Expired, Failure::new("deadline", "had not started by its deadline")).await;
     }
     if run.attempt > run.retries.saturating_add(1) {
@@ -107,9 +111,9 @@ async fn settle(desk: &Desk, job: &Job) -> Result<(), jetlane_bus::Error> {
         let died = Failure::new("crashed", format!("its executor died in each of {} attempts", run.attempt - 1));
         return run.end(Outcome::Failed, died).await;
     }
-    let stop = job.stop.clone();
-    desk.running.begin(&task.id, &stop);
-    let settled = run.attempt(service).await;
+    let ctx = Ctx::new(desk, job, run.attempt, run.retries.saturating_add(1));
+    desk.running.begin(&ctx);
+    let settled = run.attempt(ctx, ran).await;
     desk.running.end(&task.id);
     settled
 }
@@ -139,68 +143,60 @@ async fn suspicion(desk: &Desk, job: &Job) -> Result<Suspicion, jetlane_bus::Err
     Ok(Suspicion::Run { late: horizon.is_some_and(|oldest| task.submitted_at < oldest) && task.suspect })
 }
 
-/// The same task for its next run, stored so that it is due after `delay`.
-async fn store_next_run(
-    desk: &Desk,
-    job: &Job,
-    delay: Duration,
-    attempts: u32,
-    checkpoint: Option<Vec<u8>>,
-) -> Result<(), jetlane_bus::Error> {
-    let mut next = TaskEvent::clone(&job.task);
-    next.run += 1;
-    next.attempts = attempts;
-    next.checkpoint = checkpoint;
-    let due_at = Micros(clock::now().0.saturating_add(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX)));
-    next.due_at = Some(due_at);
-    let subject = next.due_subject();
-    desk.bus.store_due(&next, due_at).await?.or_refused(&subject).map(|_| ())
-}
-
 impl Run<'_> {
     /// Runs the handler, within its time and with its panics caught, and settles what it answers.
-    async fn attempt(&self, service: &TaskService) -> Result<(), jetlane_bus::Error> {
-        let span = self.span();
-        let task = self.task_for_the_handler().await;
-        let attempts_max = self.retries.saturating_add(1);
-        let ctx = Ctx::new(
-            self.desk.bus.clone(),
-            Arc::clone(&task),
-            self.attempt,
-            attempts_max,
-            self.job.stop.clone(),
-            self.job.parcel.lease.clone(),
-        );
-        let request = TaskRequest { task, ctx: ctx.clone() };
-        let answered = self.answer(service, request).instrument(span.clone()).await;
-        if let Err(error) = &answered {
-            trace::set_error(&span, &error.to_string());
-            trace::set_attribute(&span, "error.type", error.failure.code.clone());
+    async fn attempt(&self, ctx: Ctx, ran: &mut Ran) -> Result<(), jetlane_bus::Error> {
+        let span = spans::process(&self.job.task, self.attempt, self.started_at);
+        self.find_place(&ctx).await;
+        let request = TaskRequest { task: Arc::clone(&self.job.task), ctx: ctx.clone() };
+        let started = Instant::now();
+        let answered = self.answer(request).instrument(span.clone()).await;
+        *ran = self.ran(started.elapsed(), &answered);
+        match &answered {
+            Ok(_) => {}
+            Err(error) if error.is_yield() => trace::set_attribute(&span, "jetlane.task.yielded", true),
+            Err(error) => {
+                trace::set_error(&span, &error.to_string());
+                trace::set_attribute(&span, "error.type", error.failure.code.clone());
+            }
         }
         let context = trace::context_of(&span);
-        self.settle(answered, ctx, context).instrument(span).await
+        self.settle(answered, &ctx, context).instrument(span).await
+    }
+
+    /// What became of the handler. Whole runs that succeeded tell how long the type takes.
+    fn ran(&self, took: Duration, answered: &Result<TaskReply, TaskError>) -> Ran {
+        let end = match answered {
+            Ok(_) => RunEnd::Done,
+            Err(error) if error.is_yield() => RunEnd::Yielded,
+            Err(_) => RunEnd::Broken,
+        };
+        if end == RunEnd::Done && self.job.task.yields == 0 {
+            self.desk.governor.measure(&self.serving.usual, took);
+        }
+        Ran { end, took }
     }
 
     /// A run that may not be the first resumes from what was saved, wherever that was.
-    async fn task_for_the_handler(&self) -> Arc<TaskEvent> {
-        let mut task = Arc::clone(&self.job.task);
-        if task.checkpoint.is_none() && (task.suspect || self.job.parcel.delivered > 1) {
-            let notes = async {
-                self.desk.bus.bucket(BUCKET_NOTES).await?.get::<Vec<u8>>(&subject::note_checkpoint(&task.id)).await
-            };
-            match notes.await {
-                Ok(saved) => Arc::make_mut(&mut task).checkpoint = saved,
-                Err(error) => {
-                    tracing::warn!(task_id = %task.id, %error, "The checkpoint cannot be read; starting over.")
-                }
+    async fn find_place(&self, ctx: &Ctx) {
+        let task = &self.job.task;
+        if task.checkpoint.is_some() || !(task.suspect || self.job.parcel.delivered > 1) {
+            return;
+        }
+        let notes = async {
+            self.desk.bus.bucket(BUCKET_NOTES).await?.get::<Vec<u8>>(&subject::note_checkpoint(&task.id)).await
+        };
+        match notes.await {
+            Ok(saved) => ctx.left_off_at(saved),
+            Err(error) => {
+                tracing::warn!(task_id = %task.id, %error, "The checkpoint cannot be read; starting over.");
             }
         }
-        task
     }
 
-    async fn answer(&self, service: &TaskService, request: TaskRequest) -> Result<TaskReply, TaskError> {
-        let timeout = Duration::from_millis(self.job.task.timeout_ms.unwrap_or(self.entry.timeout_ms));
-        let mut service = service.clone();
+    async fn answer(&self, request: TaskRequest) -> Result<TaskReply, TaskError> {
+        let timeout = Duration::from_millis(self.job.task.timeout_ms.unwrap_or(self.serving.entry.timeout_ms));
+        let mut service = self.serving.service.clone();
         let work = AssertUnwindSafe(async move { service.ready().await?.call(request).await }).catch_unwind();
         tokio::select! {
             biased;
@@ -220,8 +216,8 @@ impl Run<'_> {
     async fn settle(
         &self,
         answered: Result<TaskReply, TaskError>,
-        ctx: Ctx,
-        context: jetlane_schemas::TraceContext,
+        ctx: &Ctx,
+        context: TraceContext,
     ) -> Result<(), jetlane_bus::Error> {
         let mut completion = self.completion(Outcome::Succeeded);
         if !context.is_empty() {
@@ -235,26 +231,45 @@ impl Run<'_> {
             Kind::Retry { after } => Answer::RetryAfter(after),
             Kind::Permanent => Answer::Fail,
             Kind::Cancelled => Answer::Fail,
+            Kind::Yielded => Answer::Yield,
         };
         let backoff = Backoff {
-            base: Duration::from_millis(self.entry.backoff_ms),
-            max: Duration::from_millis(self.entry.backoff_ms_max),
+            base: Duration::from_millis(self.serving.entry.backoff_ms),
+            max: Duration::from_millis(self.serving.entry.backoff_ms_max),
         };
         let seed = u64::from(self.attempt) ^ hash(&self.job.task.id);
         match follow(answer, self.attempt, self.retries, backoff, seed) {
-            Step::Retry { delay, attempts } => {
-                if !self.job.parcel.lease.holds() {
-                    tracing::debug!(task_id = %self.job.task.id, "The lease of this run is over; its failure changes nothing.");
-                    return Ok(());
-                }
-                tracing::info!(task_id = %self.job.task.id, attempt = self.attempt, delay_ms = delay.as_millis() as u64, error = %error, "Attempt failed; it is retried.");
-                store_next_run(self.desk, self.job, delay, attempts, ctx.saved()).await
-            }
+            Step::Retry { delay, attempts } => self.run_again(ctx, &error, delay, attempts).await,
             Step::DeadLetter | Step::Complete => {
                 completion.outcome = if error.kind == Kind::Cancelled { Outcome::Cancelled } else { Outcome::Failed };
                 self.fail(completion, error.failure).await
             }
         }
+    }
+
+    /// Stores the next run, which goes on from where this one left off.
+    async fn run_again(
+        &self,
+        ctx: &Ctx,
+        error: &TaskError,
+        delay: Duration,
+        attempts: u32,
+    ) -> Result<(), jetlane_bus::Error> {
+        let task_id = &self.job.task.id;
+        if !self.job.parcel.lease.holds() {
+            tracing::debug!(%task_id, %error, "The lease of this run is over; its answer changes nothing.");
+            return Ok(());
+        }
+        let left_off = ctx.left_off();
+        let next = Next::of(self.job).after(delay).attempts(attempts).from_place(left_off.place, left_off.remaining);
+        let next = if error.is_yield() {
+            tracing::debug!(%task_id, run = self.job.task.run, remaining = ?left_off.remaining, "The task yields.");
+            next.one_more_yield()
+        } else {
+            tracing::info!(%task_id, attempt = self.attempt, delay_ms = delay.as_millis() as u64, %error, "Attempt failed; it is retried.");
+            next
+        };
+        next_run::store(self.desk, self.job, next).await
     }
 
     async fn succeed(&self, mut completion: Completion, reply: TaskReply) -> Result<(), jetlane_bus::Error> {
@@ -286,7 +301,7 @@ impl Run<'_> {
 
     /// The first completion that is stored wins; a failed one that won gets its dead letter.
     async fn store(&self, mut completion: Completion) -> Result<(), jetlane_bus::Error> {
-        let span = complete_span(&completion);
+        let span = spans::complete(&completion);
         let context = trace::context_of(&span);
         if !context.is_empty() {
             // What the completion triggers goes on from here.
@@ -306,8 +321,8 @@ impl Run<'_> {
             }
             Completed::Full => {
                 tracing::error!(task_id = %completion.id, "The stream of completions is full: raise its limits or shorten its age. The task runs again.");
-                let attempts = self.job.task.attempts;
-                store_next_run(self.desk, self.job, DONE_FULL_DELAY, attempts, self.job.task.checkpoint.clone()).await
+                let next = Next::of(self.job).after(DONE_FULL_DELAY).attempts(self.job.task.attempts);
+                next_run::store(self.desk, self.job, next).await
             }
         }
     }
@@ -324,58 +339,6 @@ impl Run<'_> {
         completion.late = self.late;
         completion
     }
-
-    fn span(&self) -> tracing::Span {
-        let task = &self.job.task;
-        let span = tracing::info_span!(
-            target: "jetlane::span",
-            "process",
-            otel.name = format_args!("process {}", task.task_type),
-            otel.kind = "consumer",
-            messaging.system = "nats",
-            messaging.operation.name = "process",
-            messaging.operation.type = "process",
-            messaging.destination.name = format_args!("jetlane.bundle.{}.{}.{}", task.queue, task.priority, task.fit),
-            messaging.consumer.group.name = format_args!("bundle-{}-{}-{}", task.queue, task.priority, task.fit),
-            messaging.message.id = %task.id,
-            jetlane.task.id = %task.id,
-            jetlane.task.type = %task.task_type,
-            jetlane.task.attempt = i64::from(self.attempt),
-            jetlane.task.run = i64::from(task.run),
-            jetlane.queue = %self.desk.queue,
-            jetlane.wait_ms = self.started_at.ms_since(task.due_at.unwrap_or(task.submitted_at)),
-        );
-        match trace::propagation() {
-            trace::Propagation::Child => trace::set_parent(&span, &task.trace),
-            trace::Propagation::Link => trace::add_link(&span, &task.trace),
-            trace::Propagation::None => {}
-        }
-        span
-    }
-}
-
-fn complete_span(completion: &Completion) -> tracing::Span {
-    let span = tracing::info_span!(
-        target: "jetlane::span",
-        "complete",
-        otel.name = format_args!("complete {}", completion.task_type),
-        otel.kind = "producer",
-        messaging.system = "nats",
-        messaging.operation.name = "complete",
-        messaging.operation.type = "send",
-        messaging.destination.name = format_args!("jetlane.done.{}", completion.task_type),
-        messaging.message.id = %completion.id,
-        jetlane.task.id = %completion.id,
-        jetlane.task.type = %completion.task_type,
-        jetlane.task.outcome = %completion.outcome,
-        jetlane.task.attempt = i64::from(completion.attempt),
-    );
-    // The run's, or the task's where there was no run.
-    trace::set_parent(&span, &completion.trace);
-    if completion.outcome != Outcome::Succeeded {
-        trace::set_error(&span, completion.outcome.as_str());
-    }
-    span
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -1,5 +1,8 @@
 //! What a handler can ask of its run, and tell of it.
 
+use super::attempt::Desk;
+use super::credit::Ledger;
+use super::lanes::Job;
 use super::lease::Lease;
 use crate::task::TaskError;
 use jetlane_bus::{Bus, clock};
@@ -8,9 +11,14 @@ use jetlane_schemas::limits::CHECKPOINT_BYTES_MAX;
 use jetlane_schemas::{Headers, Micros, TaskEvent, TaskId, TaskType, subject};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
+
+/// What stopping and going on elsewhere costs a task whose handler does not say: another trip through
+/// the broker, and the way back to where it was.
+const RESUME_COST_DEFAULT: Duration = Duration::from_millis(20);
 
 /// The executor's state, as an argument of a handler.
 #[derive(Debug, Clone, Copy)]
@@ -26,28 +34,65 @@ pub struct Ctx {
     run: Arc<Run>,
 }
 
-#[derive(Debug)]
 struct Run {
     bus: Bus,
+    ledger: Arc<Ledger>,
     task: Arc<TaskEvent>,
     attempt: u32,
     attempts_max: u32,
     cancelled: CancellationToken,
     lease: Lease,
-    checkpoint: Mutex<Option<Vec<u8>>>,
+    yield_wanted: AtomicBool,
+    saved: Mutex<Saved>,
+}
+
+impl std::fmt::Debug for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Run").field("task", &self.task).field("attempt", &self.attempt).finish_non_exhaustive()
+    }
+}
+
+/// Where a run is, as it said last.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Saved {
+    /// The place, as JSON.
+    pub(crate) place: Option<Vec<u8>>,
+    /// How much is left to do from there.
+    pub(crate) remaining: Option<Duration>,
+    resume_cost: Option<Duration>,
 }
 
 impl Ctx {
-    pub(crate) fn new(
-        bus: Bus,
-        task: Arc<TaskEvent>,
-        attempt: u32,
-        attempts_max: u32,
-        cancelled: CancellationToken,
-        lease: Lease,
-    ) -> Self {
-        let checkpoint = Mutex::new(task.checkpoint.clone());
-        Self { run: Arc::new(Run { bus, task, attempt, attempts_max, cancelled, lease, checkpoint }) }
+    pub(crate) fn new(desk: &Desk, job: &Job, attempt: u32, attempts_max: u32) -> Self {
+        let saved = Saved { place: job.task.checkpoint.clone(), ..Saved::default() };
+        let run = Run {
+            bus: desk.bus.clone(),
+            ledger: Arc::clone(&desk.ledger),
+            task: Arc::clone(&job.task),
+            attempt,
+            attempts_max,
+            cancelled: job.stop.clone(),
+            lease: job.parcel.lease.clone(),
+            yield_wanted: AtomicBool::new(false),
+            saved: Mutex::new(saved),
+        };
+        Self { run: Arc::new(run) }
+    }
+
+    pub(crate) fn cancel(&self) {
+        self.run.cancelled.cancel();
+    }
+
+    /// The leader asks for a run of this task to yield; another run is not meant.
+    pub(crate) fn ask_to_yield(&self, run: u32) {
+        if run == self.run.task.run {
+            self.run.yield_wanted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// An earlier run left off at this place.
+    pub(crate) fn left_off_at(&self, place: Option<Vec<u8>>) {
+        self.saved().place = place;
     }
 
     /// The task's id: the key by which effects elsewhere are made once.
@@ -107,39 +152,92 @@ impl Ctx {
         Ok(())
     }
 
-    /// Saves where it is, so that the next attempt resumes from here. At most 32 KiB as JSON.
+    /// Saves where it is, so that the next attempt resumes from here, even if this process dies. At most
+    /// 32 KiB as JSON.
     ///
     /// # Errors
     /// When the value is too large or no JSON, or when this run's lease is lost: then another may run.
     pub async fn checkpoint<T: Serialize + Sync>(&self, place: &T) -> Result<(), TaskError> {
-        let bytes = serde_json::to_vec(place)?;
-        if bytes.len() > CHECKPOINT_BYTES_MAX {
-            return Err(TaskError::permanent(
-                "checkpoint",
-                format!("the checkpoint has {} bytes, the limit is {CHECKPOINT_BYTES_MAX}", bytes.len()),
-            ));
-        }
+        let bytes = written(place)?;
         if !self.run.lease.holds() {
             return Err(TaskError::retry("the lease of this run is lost: another run may have begun"));
         }
         let notes = self.run.bus.bucket(subject::BUCKET_NOTES).await?;
         notes.put(&subject::note_checkpoint(self.id()), &bytes).await?;
-        *self.run.checkpoint.lock().expect("nobody panics while holding a checkpoint") = Some(bytes);
+        self.saved().place = Some(bytes);
         Ok(())
     }
 
-    /// Where an earlier attempt left off; `None` where none has saved anything of this shape.
-    pub fn resume<T: DeserializeOwned>(&self) -> Option<T> {
-        let saved = self.saved()?;
-        serde_json::from_slice(&saved).ok()
+    /// A place where this run can stop, and how much is left to do from there. Where a much shorter task
+    /// waits and the queue's policy says so (`srtf`), this is an error that `?` carries out of the
+    /// handler: the task goes back into line, and a later run resumes from this place, on any executor.
+    /// That spends no attempt. A handler that never calls this is never interrupted.
+    ///
+    /// ```no_run
+    /// # use jetlane::{Ctx, TaskError};
+    /// # use std::time::Duration;
+    /// # async fn work(ctx: Ctx, pages: u32) -> Result<u32, TaskError> {
+    /// let first = ctx.resume::<u32>().unwrap_or(0);
+    /// for page in first..pages {
+    ///     ctx.yield_point(&page, Duration::from_millis(40) * (pages - page))?;
+    ///     // ... 40 ms of work on this page
+    /// }
+    /// # Ok(pages) }
+    /// ```
+    ///
+    /// It costs as much as writing the place (at most 32 KiB as JSON), so call it every few milliseconds
+    /// of work rather than in every turn of a tight loop. It does not wait, and stores nothing: what has
+    /// to survive the death of this process is for [`Ctx::checkpoint`]. A retry resumes from here too.
+    ///
+    /// # Errors
+    /// The yield itself, to be returned as it is ([`TaskError::is_yield`]); or that the place is too large
+    /// or no JSON.
+    pub fn yield_point<T: Serialize>(&self, place: &T, remaining: Duration) -> Result<(), TaskError> {
+        let bytes = written(place)?;
+        let mut saved = self.saved();
+        saved.place = Some(bytes);
+        saved.remaining = Some(remaining);
+        let cost = saved.resume_cost.unwrap_or(RESUME_COST_DEFAULT);
+        drop(saved);
+        if self.run.yield_wanted.load(Ordering::Relaxed) && !remaining.is_zero() {
+            return Err(TaskError::yielded());
+        }
+        self.run.ledger.news.remains(&self.run.task, remaining, cost);
+        Ok(())
     }
 
-    pub(crate) fn saved(&self) -> Option<Vec<u8>> {
-        self.run.checkpoint.lock().expect("nobody panics while holding a checkpoint").clone()
+    /// What it costs this task to stop and go on elsewhere, such as the time to load a model again. It is
+    /// asked to yield only when much more than that is left to do. Default 20 ms.
+    pub fn resume_costs(&self, cost: Duration) {
+        self.saved().resume_cost = Some(cost);
+    }
+
+    /// Where an earlier run left off; `None` where none has saved anything of this shape.
+    pub fn resume<T: DeserializeOwned>(&self) -> Option<T> {
+        let place = self.saved().place.clone()?;
+        serde_json::from_slice(&place).ok()
+    }
+
+    fn saved(&self) -> MutexGuard<'_, Saved> {
+        self.run.saved.lock().expect("nobody panics while holding a checkpoint")
+    }
+
+    /// Where it is, as it said last.
+    pub(crate) fn left_off(&self) -> Saved {
+        self.saved().clone()
     }
 
     /// How long ago the task was submitted.
     pub fn age(&self) -> Duration {
         Duration::from_micros(clock::now().0.saturating_sub(self.run.task.submitted_at.0))
     }
+}
+
+fn written<T: Serialize>(place: &T) -> Result<Vec<u8>, TaskError> {
+    let bytes = serde_json::to_vec(place)?;
+    if bytes.len() > CHECKPOINT_BYTES_MAX {
+        let text = format!("the checkpoint has {} bytes, the limit is {CHECKPOINT_BYTES_MAX}", bytes.len());
+        return Err(TaskError::permanent("checkpoint", text));
+    }
+    Ok(bytes)
 }

@@ -1,35 +1,57 @@
 //! Runs tasks: pulls by free slots, runs handlers, stores completions.
 //!
 //! # Layout
-//! - [`Executor`]: what it serves and how much at once
-//! - `handler`: plain async functions and their extractors as one kind of service
+//! - [`Executor`]: what it serves, what it has, and how much at once
+//! - `announce`: what the registry is told at the start
+//! - `handler`, `service`: plain async functions and their extractors as one kind of service
 //! - `context`: what a handler can ask and tell
-//! - `lanes`: pulling, and what is held
+//! - `lanes`: its whole life; `pulling` brings messages, `counter` runs their tasks, `parcel` is what is held
+//! - `attempt`: one run, from delivery to settlement; `next_run`: the one after it
+//! - `running`: who is to stop or to yield
 //! - `lease`: signs of life for what is held, from outside the handlers
-//! - `credit`: what the leader of the queue is told of the room here
-//! - `attempt`: one run, from delivery to settlement
+//! - `means`, `credit`, `telling`: what it has, what it has room for, and how the leader hears of it
+//! - `limit`, `pressure`, `governor`: how it takes less when it is under pressure
 
+mod announce;
 mod attempt;
 mod context;
+mod counter;
 mod credit;
+mod governor;
 mod handler;
 mod lanes;
 mod lease;
+mod limit;
+mod means;
+mod next_run;
+mod parcel;
+mod pressure;
+mod pulling;
+mod running;
 mod service;
+mod spans;
+mod telling;
 
 pub use context::{Attempt, Ctx, State};
 pub use handler::{Extracted, FromTask, Handler, Seed};
+pub use limit::Concurrency;
+pub(crate) use means::milli;
+pub use pressure::Pressure;
 pub use service::{TaskReply, TaskRequest, TaskService};
 
 use crate::client::Client;
 use crate::error::Error;
 use crate::task::{Task, entry};
+use attempt::Serving;
+use credit::Room;
+use governor::Governor;
 use handler::{Blocking, erase};
-use jetlane_bus::kv::Bucket;
-use jetlane_schemas::subject::{self, BUCKET_REGISTRY};
-use jetlane_schemas::{InvalidName, QueueEntry, QueueName, TaskType, TypeEntry};
+use jetlane_schemas::task::InvalidOption;
+use jetlane_schemas::{InvalidName, QueueName, TaskType, TypeEntry};
+use means::Stated;
+use pressure::Gauge;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
@@ -40,8 +62,6 @@ const SLOTS_DEFAULT: usize = 16;
 const SLOTS_MAX: usize = 10_000;
 /// How long running handlers may go on after a drain began, unless stated.
 const DRAIN_DEFAULT: Duration = Duration::from_secs(25);
-/// How often a missing topology is looked for.
-const LOOK_AGAIN_EVERY: Duration = Duration::from_millis(250);
 
 type Wrap = Arc<dyn Fn(TaskService) -> TaskService + Send + Sync>;
 
@@ -54,13 +74,22 @@ pub struct Executor<S = ()> {
     slots: usize,
     prefetch: Option<usize>,
     drain: Duration,
-    served: Vec<Served>,
+    means: Stated,
+    concurrency: Concurrency,
+    gauge: Gauge,
+    served: Vec<Offered>,
     wraps: Vec<Wrap>,
-    invalid: Option<InvalidName>,
+    invalid: Option<Invalid>,
+}
+
+/// The first thing that is wrong, told when it runs.
+enum Invalid {
+    Name(InvalidName),
+    Option(InvalidOption),
 }
 
 /// A type that an executor serves.
-pub(crate) struct Served {
+pub(crate) struct Offered {
     task_type: TaskType,
     announce: fn(&QueueName) -> TypeEntry,
     service: TaskService,
@@ -76,6 +105,9 @@ impl Executor<()> {
             slots: SLOTS_DEFAULT,
             prefetch: None,
             drain: DRAIN_DEFAULT,
+            means: Stated::default(),
+            concurrency: Concurrency::default(),
+            gauge: pressure::machine(),
             served: Vec::new(),
             wraps: Vec::new(),
             invalid: None,
@@ -91,6 +123,9 @@ impl Executor<()> {
             slots: self.slots,
             prefetch: self.prefetch,
             drain: self.drain,
+            means: self.means,
+            concurrency: self.concurrency,
+            gauge: self.gauge,
             served: self.served,
             wraps: self.wraps,
             invalid: self.invalid,
@@ -119,6 +154,51 @@ impl<S: Clone + Send + Sync + 'static> Executor<S> {
         self
     }
 
+    /// The processor cores that its tasks may use, to a thousandth. Default: those that this process may
+    /// use, its affinity and its cgroup's quota counted in.
+    ///
+    /// Of a fit that covers processor time or memory, no more tasks are held at once than there are
+    /// cores and memory for; tasks without needs take up nothing that is counted.
+    pub fn cpu(mut self, cores: f64) -> Self {
+        match milli(cores) {
+            Ok(milli) => self.means.cpu_milli = Some(milli),
+            Err(error) => self.invalid = Some(Invalid::Option(error)),
+        }
+        self
+    }
+
+    /// The memory that its tasks may use, in MiB. Default: its cgroup's limit, or the machine's memory;
+    /// none on systems that tell neither.
+    pub fn memory(mut self, mib: u32) -> Self {
+        self.means.memory_mib = Some(mib);
+        self
+    }
+
+    /// So many of a countable thing, such as `gpu`; may be called more than once. Default none.
+    pub fn resource(mut self, name: impl Into<String>, amount: u32) -> Self {
+        self.means.other.resources.insert(name.into(), amount);
+        self
+    }
+
+    /// A property that tasks may ask for, such as `zone-a`; may be called more than once. Default none.
+    pub fn label(mut self, name: impl Into<String>) -> Self {
+        self.means.other.labels.insert(name.into());
+        self
+    }
+
+    /// Whether it takes less when it is under pressure. Default [`Concurrency::Adaptive`].
+    pub fn concurrency(mut self, concurrency: Concurrency) -> Self {
+        self.concurrency = concurrency;
+        self
+    }
+
+    /// Where its pressure is read, once a second. Default: its cgroup and the kernel's pressure stall
+    /// information; elsewhere than on Linux nothing is known.
+    pub fn pressure(mut self, gauge: impl Fn() -> Pressure + Send + Sync + 'static) -> Self {
+        self.gauge = Arc::new(gauge);
+        self
+    }
+
     /// Serves the type of the handler's first argument; the others are extractors.
     pub fn task<H, T, Args>(self, handler: H) -> Self
     where
@@ -142,8 +222,8 @@ impl<S: Clone + Send + Sync + 'static> Executor<S> {
 
     fn serve<T: Task>(mut self, service: impl FnOnce() -> TaskService) -> Self {
         match TaskType::new(T::TYPE) {
-            Ok(task_type) => self.served.push(Served { task_type, announce: entry::<T>, service: service() }),
-            Err(error) => self.invalid = Some(error),
+            Ok(task_type) => self.served.push(Offered { task_type, announce: entry::<T>, service: service() }),
+            Err(error) => self.invalid = Some(Invalid::Name(error)),
         }
         self
     }
@@ -183,101 +263,55 @@ impl<S: Clone + Send + Sync + 'static> Executor<S> {
     /// # Errors
     /// As for [`Executor::run`].
     pub async fn run_until(mut self, drain: CancellationToken) -> Result<(), Error> {
-        if let Some(error) = self.invalid.take() {
-            return Err(error.into());
+        match self.invalid.take() {
+            Some(Invalid::Name(error)) => return Err(error.into()),
+            Some(Invalid::Option(error)) => return Err(self.refusal(error.to_string())),
+            None => {}
         }
         let queue = QueueName::new(self.queue.clone())?;
-        self.check(&queue)?;
-        if self.wait_for_topology(&queue, &drain).await?.is_none() {
-            return Ok(());
+        let means = std::mem::take(&mut self.means).complete();
+        means.check().map_err(|error| self.refusal(error.to_string()))?;
+        self.check()?;
+        let bus = self.client.bus().clone();
+        let Some(registry) = announce::registry(&bus, &queue, &drain).await else { return Ok(()) };
+        let fits = announce::queue(&registry, &queue).await?;
+        let mut served = BTreeMap::new();
+        for offered in std::mem::take(&mut self.served) {
+            let entry = announce::offered(&registry, &queue, &offered).await?;
+            let service = self.wraps.iter().fold(offered.service, |inner, wrap| wrap(inner));
+            served.insert(offered.task_type, Serving { entry, service, usual: Mutex::default() });
         }
-        let types = self.announce(&queue).await?;
-        let services = self.services();
         let prefetch = self.prefetch.unwrap_or_else(|| (self.slots / 8).max(1));
-        let room = lanes::Room { slots: self.slots, prefetch };
-        lanes::run(self.client.bus().clone(), queue, types, services, room, self.drain, drain).await
+        let plan = lanes::Plan {
+            bus,
+            registry: self.client.registry().clone(),
+            queue,
+            fits,
+            served,
+            room: Room { slots: self.slots, prefetch },
+            means,
+            governor: Governor::new(self.slots, self.concurrency, self.gauge),
+            drain_within: self.drain,
+        };
+        lanes::run(plan, drain).await
     }
 
-    fn check(&self, queue: &QueueName) -> Result<(), Error> {
-        let refuse = |reason: String| Err(Error::Executor { queue: queue.to_string(), reason });
+    fn refusal(&self, reason: String) -> Error {
+        Error::Executor { queue: self.queue.clone(), reason }
+    }
+
+    fn check(&self) -> Result<(), Error> {
         if self.slots == 0 || self.slots > SLOTS_MAX {
-            return refuse(format!("slots must be 1 to {SLOTS_MAX}"));
+            return Err(self.refusal(format!("slots must be 1 to {SLOTS_MAX}")));
         }
         if self.served.is_empty() {
-            return refuse("it serves no type: add one with .task(handler)".into());
+            return Err(self.refusal("it serves no type: add one with .task(handler)".into()));
         }
         let mut seen = std::collections::BTreeSet::new();
         match self.served.iter().find(|served| !seen.insert(&served.task_type)) {
-            Some(twice) => refuse(format!("it serves {} twice", twice.task_type)),
+            Some(twice) => Err(self.refusal(format!("it serves {} twice", twice.task_type))),
             None => Ok(()),
         }
-    }
-
-    /// An executor may come before the first service: it waits for the streams.
-    async fn wait_for_topology(&self, queue: &QueueName, drain: &CancellationToken) -> Result<Option<()>, Error> {
-        let mut told = false;
-        loop {
-            match self.client.bus().bucket(BUCKET_REGISTRY).await {
-                Ok(_) => return Ok(Some(())),
-                Err(error) if !told => {
-                    tracing::info!(%queue, %error, "Jetlane's streams are not there yet; waiting for a dispatcher.");
-                    told = true;
-                }
-                Err(_) => {}
-            }
-            tokio::select! {
-                () = drain.cancelled() => return Ok(None),
-                () = tokio::time::sleep(LOOK_AGAIN_EVERY) => {}
-            }
-        }
-    }
-
-    async fn announce(&self, queue: &QueueName) -> Result<BTreeMap<TaskType, TypeEntry>, Error> {
-        let failed = |what: String| move |source| Error::Announce { what, source };
-        let registry = self.client.bus().bucket(BUCKET_REGISTRY).await.map_err(failed("anything".into()))?;
-        registry
-            .create(&subject::registry_queue(queue), &QueueEntry::default())
-            .await
-            .map_err(failed(format!("queue {queue}")))?;
-        let mut types = BTreeMap::new();
-        for served in &self.served {
-            let entry = (served.announce)(queue);
-            entry.check()?;
-            announce_type(&registry, &served.task_type, &entry)
-                .await
-                .map_err(failed(format!("type {}", served.task_type)))?;
-            types.insert(served.task_type.clone(), entry);
-        }
-        Ok(types)
-    }
-
-    fn services(&mut self) -> BTreeMap<TaskType, TaskService> {
-        let wraps = std::mem::take(&mut self.wraps);
-        std::mem::take(&mut self.served)
-            .into_iter()
-            .map(|served| {
-                let service = wraps.iter().fold(served.service, |inner, wrap| wrap(inner));
-                (served.task_type, service)
-            })
-            .collect()
-    }
-}
-
-/// Written only where it differs, so that a hundred executors of one kind make one announcement.
-async fn announce_type(registry: &Bucket, task_type: &TaskType, entry: &TypeEntry) -> Result<(), jetlane_bus::Error> {
-    let key = subject::registry_type(task_type);
-    // What is there may be no such JSON: it is replaced.
-    let known: Option<serde_json::Value> = registry.get(&key).await.unwrap_or_default();
-    let known = known.and_then(|json| serde_json::from_value::<TypeEntry>(json).ok());
-    match known {
-        Some(known) if known == *entry => Ok(()),
-        Some(known) => {
-            if known.queue != entry.queue {
-                tracing::warn!(%task_type, from = %known.queue, to = %entry.queue, "The type moves to another queue.");
-            }
-            registry.put(&key, entry).await
-        }
-        None => registry.put(&key, entry).await,
     }
 }
 

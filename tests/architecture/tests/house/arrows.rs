@@ -8,6 +8,7 @@ use jetlane_architecture::root;
 const ARROWS: &[(&str, &[&str])] = &[
     ("schemas", &[]),
     ("shared/core", &["schemas"]),
+    ("shared/simulator", &["schemas", "shared/core"]),
     ("shared/bus", &["schemas"]),
     ("shared/service", &["schemas"]),
     ("shared/sdk", &["schemas", "shared/core", "shared/bus"]),
@@ -80,6 +81,8 @@ fn crates_know_each_other_only_along_the_arrows() {
 fn a_service_that_knew_another_would_be_seen() {
     assert!(!may_know("services/executor", "services/dispatcher", DependencyKind::Normal));
     assert!(!may_know("shared/core", "shared/bus", DependencyKind::Development));
+    assert!(!may_know("shared/core", "shared/simulator", DependencyKind::Development));
+    assert!(!may_know("shared/simulator", "shared/bus", DependencyKind::Normal));
     assert!(!may_know("shared/bus", "shared/core", DependencyKind::Normal));
     assert!(!may_know("shared/sdk", "tests/kit", DependencyKind::Normal));
     assert!(may_know("shared/sdk", "tests/kit", DependencyKind::Development));

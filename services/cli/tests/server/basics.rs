@@ -1,98 +1,13 @@
-//! The commands against a real nats-server. No dispatcher runs here: tasks wait, and completions are
-//! stored by hand, as any client could.
+//! Submissions, results, completions, types and doctor. No dispatcher runs here: tasks wait, and
+//! completions are stored by hand, as any client could.
 
+use crate::place::{Place, said, until};
 use jetlane_bus::lease::RENEW_EVERY;
-use jetlane_bus::local::{self, Options, Server};
-use jetlane_bus::topology::Settings;
-use jetlane_bus::{Bus, Connect, clock};
-use jetlane_schemas::subject::{self, BUCKET_REGISTRY};
-use jetlane_schemas::{
-    Completion, Failure, Outcome, QueueEntry, QueueName, RunToken, TaskEvent, TaskId, TaskType, TypeEntry,
-};
+use jetlane_schemas::{Outcome, QueueName, TaskId, subject};
 use serde_json::Value;
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
-
-struct Place {
-    server: Server,
-    bus: Bus,
-}
-
-impl Place {
-    /// A server without streams.
-    async fn bare() -> Self {
-        let binary = local::find(|text| eprintln!("{text}")).await.expect("there is a nats-server");
-        let options = Options { monitor: Some(0), ..Options::default() };
-        let server = Server::start(&binary, options).await.expect("it starts");
-        let bus = Bus::connect(&Connect::to(server.url(), "test")).await.expect("it answers");
-        Self { server, bus }
-    }
-
-    /// A server with all streams.
-    async fn new() -> Self {
-        let place = Self::bare().await;
-        place.bus.ensure(&Settings::default()).await.expect("made");
-        place
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_jetlane"));
-        command.args(words).env("NATS_URL", self.server.url()).stdin(Stdio::null()).kill_on_drop(true);
-        command.env("JETLANE_MONITOR_URL", self.server.monitor_url().expect("asked for"));
-        for variable in ["NATS_CREDS", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] {
-            command.env_remove(variable);
-        }
-        command
-    }
-
-    async fn run(&self, words: &[&str]) -> Output {
-        self.command(words).output().await.expect("the command runs")
-    }
-
-    /// Runs it with `-o json`; the exit code and what it printed.
-    async fn json(&self, words: &[&str]) -> (i32, Value) {
-        let output = self.run(&[&["-o", "json"], words].concat()).await;
-        let printed = serde_json::from_slice(&output.stdout);
-        let printed = printed.unwrap_or_else(|error| panic!("{words:?}: {error}: {output:?}"));
-        (output.status.code().unwrap_or(-1), printed)
-    }
-
-    async fn complete(&self, id: &str, outcome: Outcome, body: &[u8]) {
-        let (id, task_type) = (TaskId::new(id).expect("valid"), TaskType::new("a.b").expect("valid"));
-        let task = TaskEvent::new(id, task_type, QueueName::default_queue(), clock::now(), Vec::new());
-        let completion = Completion { token: Some(RunToken::draw()), ..Completion::of(&task, outcome, clock::now()) };
-        let completion = match outcome {
-            Outcome::Succeeded => Completion { body: body.to_vec(), ..completion },
-            _ => completion.with_failure(Failure::new("handler", String::from_utf8_lossy(body))),
-        };
-        self.bus.complete(&completion).await.expect("stored");
-    }
-
-    async fn announce(&self, task_type: &str, queue: &str) {
-        let (task_type, queue) = (TaskType::new(task_type).expect("valid"), QueueName::new(queue).expect("valid"));
-        let registry = self.bus.bucket(BUCKET_REGISTRY).await.expect("there");
-        registry.put(&subject::registry_queue(&queue), &QueueEntry::default()).await.expect("put");
-        registry.put(&subject::registry_type(&task_type), &TypeEntry::new(queue)).await.expect("put");
-    }
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// Waits for a line of stderr that has these words.
-async fn until(child: &mut tokio::process::Child, words: &str) -> String {
-    let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-    while let Some(line) = lines.next_line().await.expect("readable") {
-        if line.contains(words) {
-            // What is said later must not meet a closed pipe.
-            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-            return line;
-        }
-    }
-    panic!("it never says {words:?}");
-}
 
 #[tokio::test]
 async fn a_task_of_a_type_that_nobody_serves_is_accepted_and_said_to_wait() {
@@ -247,7 +162,17 @@ async fn a_type_is_set_listed_and_changed_option_by_option() {
 #[tokio::test]
 async fn without_streams_every_command_says_what_makes_them() {
     let place = Place::bare().await;
-    for words in [&["submit", "a.b"][..], &["result", "s7"], &["watch"], &["types", "ls"]] {
+    for words in [
+        &["submit", "a.b"][..],
+        &["result", "s7"],
+        &["watch"],
+        &["types", "ls"],
+        &["types", "show", "a.b"],
+        &["queues", "ls"],
+        &["queues", "set", "q", "--pause"],
+        &["tasks", "explain", "s7"],
+        &["record", "q"],
+    ] {
         let output = place.run(words).await;
         assert!(!output.status.success() && output.stdout.is_empty(), "{words:?}: {output:?}");
         assert!(said(&output).contains("jetlane dev"), "{words:?}: {}", said(&output));

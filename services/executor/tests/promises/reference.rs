@@ -1,77 +1,11 @@
-//! The reference types as they are served, against a real nats-server. Tasks are put on the lane as a
-//! dispatcher would put them there.
+//! Promise: the reference types do what they say.
 
-use jetlane::{Client, Completion, Failure, Outcome};
-use jetlane_bus::local::{self, Options, Server};
-use jetlane_bus::publish::Expect;
-use jetlane_bus::topology::Settings as Streams;
-use jetlane_bus::{Bus, Connect, Outgoing, Subscription, clock};
-use jetlane_executor::{Settings, executor};
-use jetlane_schemas::frame::{Progress, encode_bundle};
-use jetlane_schemas::{Fit, Headers, QueueName, TaskEvent, TaskId, TaskType, subject};
+use crate::stage::Stage;
+use jetlane::{Completion, Failure, Outcome};
+use jetlane_bus::clock;
+use jetlane_schemas::frame::Progress;
+use jetlane_schemas::{Headers, TaskType, subject};
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-
-struct Stage {
-    bus: Bus,
-    stored: Subscription,
-    drain: CancellationToken,
-    running: JoinHandle<Result<(), jetlane::Error>>,
-    // Ends with the stage.
-    _server: Server,
-}
-
-impl Stage {
-    async fn open() -> Self {
-        let binary = local::find(|line| eprintln!("{line}")).await.expect("a nats-server");
-        let server = Server::start(&binary, Options::default()).await.expect("started");
-        let bus = Bus::connect(&Connect::to(server.url(), "test")).await.expect("connected");
-        bus.ensure(&Streams::default()).await.expect("the streams are made");
-        let stored = bus.subscribe(&format!("{}>", subject::STORED_PREFIX)).await.expect("subscribed");
-        let client = Client::connect(server.url()).await.expect("connected");
-        let executor = executor(&client, &Settings::default()).expect("HTTP can be spoken");
-        let drain = CancellationToken::new();
-        let until = drain.clone();
-        let running = tokio::spawn(async move { executor.run_until(until).await });
-        Self { bus, stored, drain, running, _server: server }
-    }
-
-    async fn dispatch(&self, task_type: &str, payload: &Value) -> TaskEvent {
-        let task_type = TaskType::new(task_type).expect("valid");
-        let payload = payload.to_string().into_bytes();
-        let task = TaskEvent::new(TaskId::generate(), task_type, QueueName::default_queue(), clock::now(), payload);
-        let lane = subject::bundle(&task.queue, task.priority, &Fit::default());
-        let out = Outgoing {
-            subject: lane.clone(),
-            headers: Headers::new(),
-            body: encode_bundle(std::slice::from_ref(&task)).expect("small").into(),
-            message_id: Some(task.message_id("lane")),
-            expect: Expect::Anything,
-        };
-        self.bus.publish(out).await.expect("published").or_refused(&lane).expect("stored");
-        task
-    }
-
-    async fn completion(&mut self) -> Completion {
-        let message = self.stored.next().await.expect("a completion");
-        let (task_type, id) = subject::parse_stored(&message.subject).expect("a completion's subject");
-        Completion::from_message(&subject::done(&task_type, &id), &message.headers, &message.body).expect("readable")
-    }
-
-    /// Sends a task and waits for what comes of it.
-    async fn run(&mut self, task_type: &str, payload: Value) -> (Outcome, Value) {
-        let task = self.dispatch(task_type, &payload).await;
-        let completion = self.completion().await;
-        assert_eq!(completion.id, task.id);
-        (completion.outcome, serde_json::from_slice(&completion.body).expect("JSON"))
-    }
-
-    async fn close(self) {
-        self.drain.cancel();
-        self.running.await.expect("no panic").expect("no error");
-    }
-}
 
 #[tokio::test]
 async fn every_reference_type_is_served_and_announced() {

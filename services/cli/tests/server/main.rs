@@ -1,0 +1,8 @@
+//! The commands against a real nats-server.
+
+mod basics;
+mod place;
+mod queues;
+mod record;
+mod submit;
+mod tasks;

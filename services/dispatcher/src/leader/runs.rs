@@ -1,0 +1,238 @@
+//! Dispatched tasks until their runs end: what an executor tells of a run is told to the core of its
+//! entry, and learned of its type.
+
+use super::Leader;
+use super::output::{Beside, Carried};
+use jetlane_bus::clock;
+use jetlane_core::estimate::Observed;
+use jetlane_core::{EntryId, Event};
+use jetlane_schemas::frame::{Remaining, RunEnd, RunEnded, Yield};
+use jetlane_schemas::{Headers, Micros, TaskEvent, TaskType, subject};
+use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher;
+
+/// The most runs that are remembered, as many as the core does; beyond it the one dispatched first is
+/// forgotten.
+const RUNS_MAX: usize = 65_536;
+
+/// A run that was dispatched.
+#[derive(Debug)]
+pub(crate) struct Run {
+    entry: EntryId,
+    number: u32,
+    since: Micros,
+    estimate: Micros,
+    /// What is learned of it is learned of the whole task only where no part of it ran before.
+    is_whole: bool,
+    pub(crate) task_type: TaskType,
+    pub(crate) size_key: Option<String>,
+    /// What its submitter expected.
+    pub(crate) hint: Option<Micros>,
+}
+
+impl Run {
+    pub(crate) fn of(since: Micros, entry: EntryId, task: &TaskEvent, estimate: Micros) -> Self {
+        Self {
+            entry,
+            number: task.run,
+            since,
+            estimate,
+            is_whole: task.yields == 0,
+            task_type: task.task_type.clone(),
+            size_key: task.size_key.clone(),
+            hint: task.estimate_us.map(Micros),
+        }
+    }
+}
+
+/// The latest run of each dispatched task, by a hash of its id: ids are long and nobody has to read
+/// them here. The hash is keyed, so that nobody can make two ids share one.
+#[derive(Debug, Default)]
+pub(crate) struct Runs {
+    runs: HashMap<u64, Run>,
+    hash: RandomState,
+    /// In the order of dispatch, with many that have ended.
+    order: VecDeque<(u64, EntryId)>,
+    /// Those that told what is left of them, by name: only they can be asked to yield.
+    yieldable: HashMap<EntryId, Yield>,
+}
+
+impl Runs {
+    /// Remembers a dispatch; returns an earlier run of the task whose end was never told.
+    pub(crate) fn add(&mut self, now: Micros, entry: EntryId, task: &TaskEvent, estimate: Micros) -> Option<Run> {
+        let key = self.key(task.id.as_str());
+        let run = Run::of(now, entry, task, estimate);
+        self.order.push_back((key, entry));
+        let earlier = self.runs.insert(key, run).filter(|run| run.entry != entry);
+        if let Some(earlier) = &earlier {
+            self.yieldable.remove(&earlier.entry);
+        }
+        self.make_room();
+        earlier
+    }
+
+    /// The run of a task that ended; `None` where it is not known, or was told before.
+    pub(crate) fn remove(&mut self, id: &str, number: u32) -> Option<Run> {
+        let key = self.key(id);
+        if self.runs.get(&key)?.number != number {
+            return None;
+        }
+        let run = self.runs.remove(&key)?;
+        if !self.yieldable.is_empty() {
+            self.yieldable.remove(&run.entry);
+        }
+        Some(run)
+    }
+
+    /// Whether a run of the task was dispatched and has not ended, as far as is known.
+    pub(crate) fn contains(&self, id: &str) -> bool {
+        self.runs.contains_key(&self.key(id))
+    }
+
+    /// A run told what is left of it.
+    fn told(&mut self, id: String, number: u32) -> Option<EntryId> {
+        let run = self.runs.get(&self.key(&id)).filter(|run| run.number == number)?;
+        let entry = run.entry;
+        self.yieldable.entry(entry).or_insert(Yield { id, run: number });
+        Some(entry)
+    }
+
+    fn make_room(&mut self) {
+        while self.runs.len() > RUNS_MAX
+            && let Some((key, entry)) = self.order.pop_front()
+        {
+            if self.runs.get(&key).is_some_and(|run| run.entry == entry) {
+                self.runs.remove(&key);
+                self.yieldable.remove(&entry);
+            }
+        }
+        // One long run must not keep the marks of all that came and went after it.
+        if self.order.len() > 2 * RUNS_MAX {
+            let runs = &self.runs;
+            self.order.retain(|(key, entry)| runs.get(key).is_some_and(|run| run.entry == *entry));
+        }
+    }
+
+    fn key(&self, id: &str) -> u64 {
+        self.hash.hash_one(id)
+    }
+}
+
+impl Leader {
+    /// A task goes to its lane.
+    pub(super) fn run_begins(&mut self, now: Micros, entry: EntryId) {
+        let Some(held) = self.held.get(&entry) else { return };
+        if let Some(earlier) = self.dispatched.add(now, entry, &held.task, held.estimate) {
+            // Its end was told in a message that was lost.
+            self.core.on(now, Event::Ended { entry: earlier.entry, cost: earlier.estimate });
+        }
+    }
+
+    /// A task that was to go to its lane is in none: nothing ran.
+    pub(super) fn run_is_void(&mut self, entry: EntryId) {
+        let Some(held) = self.held.get(&entry) else { return };
+        self.dispatched.remove(held.task.id.as_str(), held.task.run);
+    }
+
+    /// An executor told of the end of a run.
+    pub(super) fn run_ended(&mut self, now: Micros, ended: &RunEnded) {
+        let Some(run) = self.dispatched.remove(&ended.id, ended.run) else { return };
+        let cost = Micros(ended.run_us);
+        self.core.on(now, Event::Ended { entry: run.entry, cost });
+        let observed = match ended.end {
+            RunEnd::Done => Observed::Whole,
+            RunEnd::Broken => Observed::AtLeast,
+            RunEnd::Yielded | RunEnd::NotRun => return,
+        };
+        // What the parts before the last yield took is not known here.
+        if run.is_whole {
+            self.learned.measured(&run, cost, observed);
+        }
+    }
+
+    /// A client in any language answered for good: that is all that is known of its run.
+    pub(super) fn run_was_answered(&mut self, task: &TaskEvent, observed: Observed) {
+        let now = clock::now();
+        let Some(run) = self.dispatched.remove(task.id.as_str(), task.run) else { return };
+        let cost = Micros(now.0.saturating_sub(run.since.0));
+        self.core.on(now, Event::Ended { entry: run.entry, cost });
+        self.learned.overheard(&run, cost, observed);
+    }
+
+    /// A run that can yield told what is left of it.
+    pub(super) fn run_remains(&mut self, now: Micros, told: Remaining) {
+        let Remaining { id, run, remaining_us, resume_us } = told;
+        if let Some(entry) = self.dispatched.told(id, run) {
+            let (remaining, resume) = (Micros(remaining_us), Micros(resume_us));
+            self.core.on(now, Event::Remaining { entry, remaining, resume });
+        }
+    }
+
+    /// Asks a run to yield at its next checkpoint. Whoever runs it hears it, or nobody does: then it goes on.
+    pub(super) fn ask_to_yield(&mut self, entry: EntryId) {
+        let Some(wanted) = self.dispatched.yieldable.get(&entry) else { return };
+        let frame = match wanted.encode() {
+            Ok(frame) => frame,
+            Err(error) => return tracing::warn!(task_id = wanted.id, %error, "A task cannot be asked to yield."),
+        };
+        let (bus, subject) = (self.world.bus.clone(), subject::yield_wanted(&self.queue));
+        self.works.push(Box::pin(async move {
+            let sent = bus.send(subject, Headers::new(), frame.into()).await;
+            Carried::Beside(Beside::Written("ask a task to yield", sent))
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jetlane_schemas::{QueueName, TaskId};
+
+    fn task(id: &str, run: u32) -> TaskEvent {
+        let (id, task_type) = (TaskId::new(id).expect("valid"), TaskType::new("a.b").expect("valid"));
+        let mut task = TaskEvent::new(id, task_type, QueueName::default_queue(), Micros(0), Vec::new());
+        task.run = run;
+        task
+    }
+
+    fn add(runs: &mut Runs, entry: u64, task: &TaskEvent) -> Option<EntryId> {
+        runs.add(Micros(entry), EntryId(entry), task, Micros(1)).map(|earlier| earlier.entry)
+    }
+
+    #[test]
+    fn the_end_of_a_run_is_told_once_and_only_of_that_run() {
+        let mut runs = Runs::default();
+        assert_eq!(add(&mut runs, 1, &task("x", 2)), None);
+        assert!(runs.remove("x", 1).is_none() && runs.remove("y", 2).is_none());
+        assert_eq!(runs.remove("x", 2).map(|run| run.entry), Some(EntryId(1)));
+        assert!(runs.remove("x", 2).is_none());
+    }
+
+    #[test]
+    fn a_later_run_ends_an_earlier_one_whose_end_was_lost() {
+        let mut runs = Runs::default();
+        add(&mut runs, 1, &task("x", 1));
+        assert!(runs.told("x".into(), 1).is_some());
+        assert_eq!(add(&mut runs, 2, &task("x", 2)), Some(EntryId(1)));
+        assert_eq!(add(&mut runs, 2, &task("x", 2)), None, "a second try of the same dispatch");
+        assert!(runs.yieldable.is_empty());
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_the_oldest_goes() {
+        let mut runs = Runs::default();
+        add(&mut runs, 0, &task("long", 1));
+        for n in 1..=3 * RUNS_MAX as u64 {
+            add(&mut runs, n, &task("short", n as u32));
+            runs.remove("short", n as u32);
+        }
+        assert!(runs.contains("long"), "it runs on");
+        assert!(runs.order.len() <= 2 * RUNS_MAX + 1, "{} marks", runs.order.len());
+        for n in 0..RUNS_MAX as u64 {
+            add(&mut runs, 4 * RUNS_MAX as u64 + n, &task(&format!("t{n}"), 1));
+        }
+        assert_eq!(runs.runs.len(), RUNS_MAX);
+        assert!(!runs.contains("long"));
+    }
+}

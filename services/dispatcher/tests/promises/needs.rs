@@ -1,0 +1,82 @@
+//! Needs: a task goes only where it fits, and waits where nobody does.
+
+use crate::stage::{PATIENCE, QUIET, Stage, task};
+use jetlane_schemas::question::Reason;
+use jetlane_schemas::subject::{STREAM_LANES, STREAM_TASKS, STREAM_TIME};
+use jetlane_schemas::{Fit, Priority, TaskEvent};
+
+const FITS: &str = r#"{"fits":[{"name":"gpu","covers":{"resources":{"gpu":1}}},
+    {"name":"many-gpus","covers":{"resources":{"gpu":8}}}]}"#;
+
+fn needing(gpu: u32) -> TaskEvent {
+    let mut task = task("pictures", "a.b", Priority::Normal);
+    task.needs.resources.insert("gpu".into(), gpu);
+    task
+}
+
+async fn stage() -> Stage {
+    let stage = Stage::set().await;
+    stage.declare("pictures", FITS).await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    stage
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_goes_to_the_smallest_fit_that_covers_it_and_nowhere_else() {
+    let stage = stage().await;
+    let (one, four, none) = (needing(1), needing(4), task("pictures", "a.b", Priority::Normal));
+    for task in [&one, &four, &none] {
+        stage.submit(task).await;
+    }
+    for (fit, wanted) in [("any", &none), ("gpu", &one), ("many-gpus", &four)] {
+        let mut taker = stage.taker_of("pictures", fit).await;
+        let taken = taker.take_all(5).await;
+        assert_eq!(taken.iter().map(|task| (&task.id, task.fit.as_str())).collect::<Vec<_>>(), [(&wanted.id, fit)]);
+    }
+    stage.until_holds(STREAM_TASKS, 0).await;
+    stage.until_holds(STREAM_LANES, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_no_executor_fits_waits_says_why_and_goes_when_one_comes() {
+    let stage = stage().await;
+    let task = needing(1);
+    stage.submit(&task).await;
+    let mut any = stage.taker("pictures").await;
+    assert!(any.next(5, QUIET).await.is_none());
+    let explained = stage.until_told("pictures", &task.id, |_| true).await;
+    assert_eq!(explained.fit.as_str(), "gpu");
+    assert_eq!(explained.reasons, [Reason::NoExecutorFits { fit: Fit::new("gpu").unwrap() }]);
+    assert_eq!(explained.expected.start, None);
+    let taken = stage.taker_of("pictures", "gpu").await.take(1, 1).await;
+    assert_eq!(taken[0].id, task.id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_whose_needs_no_declared_fit_covers_waits_in_the_broker_until_one_does() {
+    let stage = stage().await;
+    let early = needing(9);
+    stage.submit(&early).await;
+    stage.until_holds(STREAM_TASKS, 0).await;
+    stage.until_holds(STREAM_TIME, 1).await;
+    // Its neighbours are not in its way, nor it in theirs.
+    let good = task("pictures", "a.b", Priority::Normal);
+    stage.submit(&good).await;
+    assert_eq!(stage.taker("pictures").await.take(1, 1).await[0].id, good.id);
+    stage.declare("pictures", r#"{"fits":[{"name":"rack","covers":{"resources":{"gpu":64}}}]}"#).await;
+    let mut taker = stage.taker_of("pictures", "rack").await;
+    // It is looked at again half a minute after it was first seen.
+    let (task, delivery) = taker.next(1, PATIENCE + PATIENCE).await.expect("it comes");
+    assert_eq!((task.id, task.attempts), (early.id, 0));
+    taker.settle(delivery).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_under_a_fit_that_is_declared_no_more_stays() {
+    let stage = stage().await;
+    let task = needing(1);
+    stage.submit(&task).await;
+    stage.until_told("pictures", &task.id, |told| told.fit.as_str() == "gpu").await;
+    stage.declare("pictures", "{}").await;
+    assert_eq!(stage.taker_of("pictures", "gpu").await.take(1, 1).await[0].id, task.id);
+}

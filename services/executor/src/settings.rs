@@ -1,0 +1,143 @@
+//! The executor as an operator types it.
+
+use jetlane::{Concurrency, Executor};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Slots where nobody says how many.
+const SLOTS_DEFAULT: usize = 16;
+
+/// Section `executor`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The queue that it serves. Default `default`.
+    pub queue: String,
+    /// How many tasks run at once. Default 16.
+    pub slots: usize,
+    /// Whether it takes less while memory is short or its runs take longer than usual. Default true.
+    pub adaptive: bool,
+    /// The processor cores that its tasks may use, such as `1.5`. Default: those of this process.
+    pub cpu: Option<f64>,
+    /// The memory that its tasks may use, in MiB. Default: its cgroup's limit, or the machine's memory.
+    pub memory_mib: Option<u32>,
+    /// Properties that tasks may ask for: `zone-a,ssd`. Default none.
+    #[serde(deserialize_with = "labels")]
+    pub labels: BTreeSet<String>,
+    /// Countable things that tasks may ask for: `gpu=2,licence=1`. Default none.
+    #[serde(deserialize_with = "resources")]
+    pub resources: BTreeMap<String, u32>,
+    /// Whether `http.request` may reach private and loopback addresses. Default false.
+    pub allow_private_addresses: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            queue: "default".into(),
+            slots: SLOTS_DEFAULT,
+            adaptive: true,
+            cpu: None,
+            memory_mib: None,
+            labels: BTreeSet::new(),
+            resources: BTreeMap::new(),
+            allow_private_addresses: false,
+        }
+    }
+}
+
+impl Settings {
+    /// Tells an executor what it has.
+    pub(crate) fn means<S: Clone + Send + Sync + 'static>(&self, executor: Executor<S>) -> Executor<S> {
+        let concurrency = if self.adaptive { Concurrency::Adaptive } else { Concurrency::Fixed };
+        let mut executor = executor.concurrency(concurrency);
+        if let Some(cores) = self.cpu {
+            executor = executor.cpu(cores);
+        }
+        if let Some(mib) = self.memory_mib {
+            executor = executor.memory(mib);
+        }
+        let executor = self.labels.iter().fold(executor, Executor::label);
+        self.resources.iter().fold(executor, |executor, (name, amount)| executor.resource(name, *amount))
+    }
+}
+
+/// As a list, or as one text with commas, which is all that a variable can hold with ease.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written<T> {
+    Text(String),
+    Whole(T),
+}
+
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
+fn labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<String>, D::Error> {
+    Ok(match Written::<BTreeSet<String>>::deserialize(deserializer)? {
+        Written::Whole(labels) => labels,
+        Written::Text(text) => parts(&text).map(str::to_owned).collect(),
+    })
+}
+
+fn resources<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, u32>, D::Error> {
+    let read = |part: &str| {
+        let (name, amount) = part.split_once('=')?;
+        Some((name.trim().to_owned(), amount.trim().parse().ok()?))
+    };
+    match Written::<BTreeMap<String, u32>>::deserialize(deserializer)? {
+        Written::Whole(resources) => Ok(resources),
+        Written::Text(text) => parts(&text)
+            .map(|part| read(part).ok_or_else(|| D::Error::custom(format!("{part:?} is no resource such as `gpu=1`"))))
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jetlane_service::config::{Sources, Variables};
+
+    fn read(variables: &[(&str, &str)], file: &str) -> Result<Settings, String> {
+        let variables: Variables =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let sources = Sources::new(variables, Some(("jetlane.toml".into(), file.to_owned())));
+        sources.load("executor").map_err(|error| jetlane_service::frame::one_line(&error))
+    }
+
+    #[test]
+    fn variables_say_what_the_executor_has() {
+        let read = read(
+            &[
+                ("JETLANE_EXECUTOR_CPU", "1.5"),
+                ("JETLANE_EXECUTOR_MEMORY_MIB", "2048"),
+                ("JETLANE_EXECUTOR_LABELS", "zone-a, ssd"),
+                ("JETLANE_EXECUTOR_RESOURCES", "gpu=2,licence=1"),
+                ("JETLANE_EXECUTOR_ADAPTIVE", "false"),
+            ],
+            "",
+        );
+        let read = read.expect("all are well");
+        assert_eq!((read.cpu, read.memory_mib, read.adaptive), (Some(1.5), Some(2_048), false));
+        assert_eq!(read.labels, ["ssd".to_owned(), "zone-a".to_owned()].into());
+        assert_eq!(read.resources, [("gpu".to_owned(), 2), ("licence".to_owned(), 1)].into());
+    }
+
+    #[test]
+    fn a_file_says_the_same_with_lists_and_tables() {
+        let file = "[executor]\ncpu = 2\nlabels = [\"ssd\"]\nresources = { gpu = 2 }\n";
+        let read = read(&[], file).expect("all are well");
+        assert_eq!((read.cpu, read.labels.len(), read.resources["gpu"]), (Some(2.0), 1, 2));
+        assert_eq!(super::tests::read(&[], "").expect("nothing is needed"), Settings::default());
+    }
+
+    #[test]
+    fn a_resource_without_its_number_is_refused_with_the_variables_name() {
+        for text in ["gpu", "gpu=many", "gpu=-1"] {
+            let refused = read(&[("JETLANE_EXECUTOR_RESOURCES", text)], "").expect_err(text);
+            assert!(refused.contains("JETLANE_EXECUTOR_RESOURCES") && refused.contains("gpu"), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What the registry is told at the start: the queue, once, and the types that are served.
+
+use super::Offered;
+use crate::error::Error;
+use jetlane_bus::Bus;
+use jetlane_bus::kv::Bucket;
+use jetlane_schemas::subject::{self, BUCKET_REGISTRY};
+use jetlane_schemas::{FitEntry, QueueEntry, QueueName, TaskType, TypeEntry};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How often a missing topology is looked for.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_millis(250);
+
+/// An executor may come before the first service: it waits for the streams. `None` where it drains
+/// meanwhile.
+pub(crate) async fn registry(bus: &Bus, queue: &QueueName, drain: &CancellationToken) -> Option<Bucket> {
+    let mut told = false;
+    loop {
+        match bus.bucket(BUCKET_REGISTRY).await {
+            Ok(registry) => return Some(registry),
+            Err(error) if !told => {
+                tracing::info!(%queue, %error, "Jetlane's streams are not there yet; waiting for a dispatcher.");
+                told = true;
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = drain.cancelled() => return None,
+            () = tokio::time::sleep(LOOK_AGAIN_EVERY) => {}
+        }
+    }
+}
+
+/// Announces the queue where nobody has; returns the fits that it declares.
+///
+/// # Errors
+/// [`Error::Announce`].
+pub(crate) async fn queue(registry: &Bucket, queue: &QueueName) -> Result<Vec<FitEntry>, Error> {
+    let key = subject::registry_queue(queue);
+    let failed = |source| Error::Announce { what: format!("queue {queue}"), source };
+    registry.create(&key, &QueueEntry::default()).await.map_err(failed)?;
+    match registry.get::<QueueEntry>(&key).await {
+        Ok(entry) => Ok(entry.filter(|entry| entry.check().is_ok()).unwrap_or_default().all_fits()),
+        Err(error) => {
+            tracing::warn!(%queue, %error, "The queue's announcement cannot be read; only the fit `any` is served.");
+            Ok(QueueEntry::default().all_fits())
+        }
+    }
+}
+
+/// Announces a type; returns the announcement.
+///
+/// # Errors
+/// [`Error::Announce`], and [`Error::Option`] where the type's options are out of range.
+pub(crate) async fn offered(registry: &Bucket, queue: &QueueName, offered: &Offered) -> Result<TypeEntry, Error> {
+    let entry = (offered.announce)(queue);
+    entry.check()?;
+    let failed = |source| Error::Announce { what: format!("type {}", offered.task_type), source };
+    announce_type(registry, &offered.task_type, &entry).await.map_err(failed)?;
+    Ok(entry)
+}
+
+/// Written only where it differs, so that a hundred executors of one kind make one announcement.
+async fn announce_type(registry: &Bucket, task_type: &TaskType, entry: &TypeEntry) -> Result<(), jetlane_bus::Error> {
+    let key = subject::registry_type(task_type);
+    // What is there may be no such JSON: it is replaced.
+    let known: Option<serde_json::Value> = registry.get(&key).await.unwrap_or_default();
+    let known = known.and_then(|json| serde_json::from_value::<TypeEntry>(json).ok());
+    match known {
+        Some(known) if known == *entry => Ok(()),
+        Some(known) => {
+            if known.queue != entry.queue {
+                tracing::warn!(%task_type, from = %known.queue, to = %entry.queue, "The type moves to another queue.");
+            }
+            registry.put(&key, entry).await
+        }
+        None => registry.put(&key, entry).await,
+    }
+}

@@ -1,0 +1,191 @@
+//! Where deliveries become running tasks: what runs, what waits for a slot, and what goes back because
+//! there is no room for it.
+
+use super::attempt::{self, Desk};
+use super::lease::Holding;
+use super::next_run;
+use super::parcel::{Job, Parcel};
+use super::pulling::Arrival;
+use super::telling::Ran;
+use jetlane_schemas::frame;
+use jetlane_schemas::frame::RunEnd;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+/// How long the handing back of runs that have not ended in time may take.
+const HALT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The tasks in hand. No more wait than the ledger has room for.
+pub(crate) struct Counter {
+    desk: Arc<Desk>,
+    holding: Arc<Holding>,
+    freed: Arc<watch::Sender<u64>>,
+    waiting: VecDeque<Job>,
+    runs: JoinSet<()>,
+    /// Ends the runs that have not ended in time.
+    halt: CancellationToken,
+}
+
+impl Counter {
+    pub(crate) fn new(desk: Desk, holding: Arc<Holding>, freed: Arc<watch::Sender<u64>>) -> Self {
+        let (waiting, runs, halt) = (VecDeque::new(), JoinSet::new(), CancellationToken::new());
+        Self { desk: Arc::new(desk), holding, freed, waiting, runs, halt }
+    }
+
+    /// Takes what arrives until it drains or nothing can arrive any more.
+    pub(crate) async fn serve(
+        mut self,
+        mut inbox: mpsc::Receiver<Arrival>,
+        drain_within: Duration,
+        drain: CancellationToken,
+    ) {
+        let mut limits = self.desk.governor.changes();
+        loop {
+            tokio::select! {
+                biased;
+                () = drain.cancelled() => break,
+                Some(_ended) = self.runs.join_next() => self.start_waiting(),
+                Ok(()) = limits.changed() => self.keep_to_the_limit().await,
+                arrival = inbox.recv() => match arrival {
+                    Some(arrival) => self.take(arrival).await,
+                    None => break,
+                },
+            }
+        }
+        self.drain(inbox, drain_within).await;
+    }
+
+    /// What was on its way or waits goes back; what runs may end.
+    async fn drain(mut self, mut inbox: mpsc::Receiver<Arrival>, drain_within: Duration) {
+        let desk = Arc::clone(&self.desk);
+        let Desk { bus, queue, ledger, .. } = &*desk;
+        ledger.close();
+        ledger.tell_all(bus, queue).await;
+        let end = Instant::now() + drain_within;
+        // Not before the pulls have ended: what is handed back would come here again.
+        let mut back: Vec<Job> = self.waiting.drain(..).collect();
+        while let Ok(Some(arrival)) = timeout_at(end, inbox.recv()).await {
+            back.extend(self.open(arrival).await.0);
+        }
+        for job in back {
+            self.hand_back(job).await;
+        }
+        while let Ok(Some(_ended)) = timeout_at(end, self.runs.join_next()).await {}
+        if !self.runs.is_empty() {
+            tracing::warn!(runs = self.runs.len(), "Handlers did not end in time; their tasks are handed back.");
+            self.halt.cancel();
+            let halted = async { while self.runs.join_next().await.is_some() {} };
+            if timeout(HALT_TIMEOUT, halted).await.is_err() {
+                tracing::warn!("Not all could be handed back; they run again once their lease is over.");
+            }
+        }
+        self.runs.shutdown().await;
+        // The last runs too: the leader learns from them, and stops counting on them.
+        ledger.tell_all(bus, queue).await;
+    }
+
+    async fn take(&mut self, arrival: Arrival) {
+        let (jobs, admitted) = self.open(arrival).await;
+        for (place, job) in jobs.into_iter().enumerate() {
+            if place >= admitted.by_means {
+                self.hand_back(job).await;
+            } else if place >= admitted.by_capacity {
+                let beyond = self.displaced_by(job);
+                self.hand_back(beyond).await;
+            } else if self.runs.len() < self.desk.governor.limit() {
+                self.start(job);
+            } else {
+                self.waiting.push_back(job);
+            }
+        }
+    }
+
+    /// What goes back when all room is taken and one more arrives: the last that waits of those that more
+    /// executors can run, or else the one that arrived.
+    fn displaced_by(&mut self, job: Job) -> Job {
+        let is_broader = |other: &Job| other.parcel.tally.rank() > job.parcel.tally.rank();
+        match self.waiting.iter().rposition(is_broader).and_then(|place| self.waiting.remove(place)) {
+            Some(broader) => {
+                self.waiting.push_back(job);
+                broader
+            }
+            None => job,
+        }
+    }
+
+    /// Reads a message's tasks, and for how many of them there is room. One that cannot be read is
+    /// nobody's: it is ended, so that it stands in nobody's way.
+    async fn open(&self, arrival: Arrival) -> (Vec<Job>, super::credit::Admitted) {
+        let Arrival { delivery, tally } = arrival;
+        let ledger = &self.desk.ledger;
+        let tasks = match frame::decode_bundle(&delivery.body) {
+            Ok(tasks) => tasks,
+            Err(error) => {
+                tracing::error!(subject = delivery.subject, sequence = delivery.facts.stream_sequence, %error, "A bundle cannot be read and is dropped.");
+                let admitted = ledger.open(&tally, 0);
+                self.freed.send_modify(|count| *count += 1);
+                if let Err(error) = delivery.ack.settle().await {
+                    tracing::debug!(%error, "An ack was not sent.");
+                }
+                return (Vec::new(), admitted);
+            }
+        };
+        let admitted = ledger.open(&tally, tasks.len());
+        (Parcel::open(delivery.ack, delivery.facts.delivered, tally, &self.holding, tasks), admitted)
+    }
+
+    fn start_waiting(&mut self) {
+        while self.runs.len() < self.desk.governor.limit()
+            && let Some(job) = self.waiting.pop_front()
+        {
+            self.start(job);
+        }
+    }
+
+    /// The limit is another one: what there is no more room for goes to executors that have some.
+    async fn keep_to_the_limit(&mut self) {
+        self.start_waiting();
+        while self.runs.len() + self.waiting.len() > self.desk.ledger.capacity()
+            && let Some(job) = self.waiting.pop_back()
+        {
+            self.hand_back(job).await;
+        }
+        self.freed.send_modify(|count| *count += 1);
+    }
+
+    fn start(&mut self, mut job: Job) {
+        let (desk, freed, halt) = (Arc::clone(&self.desk), Arc::clone(&self.freed), self.halt.clone());
+        self.runs.spawn(async move {
+            let started = Instant::now();
+            let ran = tokio::select! {
+                biased;
+                ran = attempt::run(&desk, &job) => Some(ran),
+                () = halt.cancelled() => None,
+            };
+            let ran = match ran {
+                Some(ran) => ran,
+                None => {
+                    desk.running.end(&job.task.id);
+                    next_run::halt(&desk, &mut job).await;
+                    Ran { end: RunEnd::NotRun, took: started.elapsed() }
+                }
+            };
+            desk.ledger.news.ended(&job.task, ran);
+            if desk.ledger.settle(&job.parcel.tally) {
+                freed.send_modify(|count| *count += 1);
+            }
+        });
+    }
+
+    async fn hand_back(&self, job: Job) {
+        next_run::hand_back(&self.desk, &job).await;
+        self.desk.ledger.news.ended(&job.task, Ran::NOT);
+        self.desk.ledger.settle(&job.parcel.tally);
+        self.freed.send_modify(|count| *count += 1);
+    }
+}

@@ -1,0 +1,141 @@
+//! The same task for its next run: stored where it is due, before this run's message is acked.
+
+use super::attempt::Desk;
+use super::lanes::Job;
+use super::telling::micros;
+use jetlane_bus::clock;
+use jetlane_schemas::{Micros, TaskEvent};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the next run is like.
+#[derive(Debug, Clone)]
+pub(crate) struct Next {
+    /// After how long it is due. Without a delay it keeps its place in line.
+    delay: Duration,
+    attempts: u32,
+    yields: u32,
+    checkpoint: Option<Vec<u8>>,
+    remaining_us: Option<u64>,
+}
+
+impl Next {
+    /// One that goes on as this one began, with no attempt spent but those of deliveries that ended
+    /// with their executors.
+    pub(crate) fn of(job: &Job) -> Self {
+        let spent = u32::try_from(job.parcel.delivered.saturating_sub(1)).unwrap_or(u32::MAX);
+        Self {
+            delay: Duration::ZERO,
+            attempts: job.task.attempts.saturating_add(spent),
+            yields: job.task.yields,
+            checkpoint: job.task.checkpoint.clone(),
+            remaining_us: job.task.remaining_us,
+        }
+    }
+
+    pub(crate) fn after(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    pub(crate) fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// It goes on from here.
+    pub(crate) fn from_place(mut self, checkpoint: Option<Vec<u8>>, remaining: Option<Duration>) -> Self {
+        self.checkpoint = checkpoint;
+        self.remaining_us = remaining.map(micros).or(self.remaining_us);
+        self
+    }
+
+    pub(crate) fn one_more_yield(mut self) -> Self {
+        self.yields = self.yields.saturating_add(1);
+        self
+    }
+
+    fn of_task(self, task: &TaskEvent, now: Micros) -> TaskEvent {
+        TaskEvent {
+            run: task.run + 1,
+            attempts: self.attempts,
+            yields: self.yields,
+            checkpoint: self.checkpoint,
+            remaining_us: self.remaining_us,
+            due_at: if self.delay.is_zero() {
+                task.due_at
+            } else {
+                Some(Micros(now.0.saturating_add(micros(self.delay))))
+            },
+            ..task.clone()
+        }
+    }
+}
+
+/// Stores the next run.
+pub(crate) async fn store(desk: &Desk, job: &Job, next: Next) -> Result<(), jetlane_bus::Error> {
+    let (now, delay) = (clock::now(), next.delay);
+    let next = next.of_task(&job.task, now);
+    let at = Micros(now.0.saturating_add(micros(delay)));
+    let subject = next.due_subject();
+    desk.bus.store_due(&next, at).await?.or_refused(&subject).map(|_| ())
+}
+
+/// Gives a task back to its queue without spending an attempt.
+pub(crate) async fn hand_back(desk: &Desk, job: &Job) {
+    match store(desk, job, Next::of(job)).await {
+        Ok(()) => job.parcel.settle_one().await,
+        Err(error) => {
+            tracing::warn!(task_id = %job.task.id, %error, "A task could not be handed back; it comes again by itself.");
+            job.parcel.abandon();
+        }
+    }
+}
+
+/// Gives a task back that has begun and may even have ended: the next run looks for its completion first.
+pub(crate) async fn halt(desk: &Desk, job: &mut Job) {
+    job.stop.cancel();
+    Arc::make_mut(&mut job.task).suspect = true;
+    hand_back(desk, job).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jetlane_schemas::{QueueName, TaskId, TaskType};
+
+    fn task() -> TaskEvent {
+        let task_type = TaskType::new("a.b").expect("valid");
+        let mut task =
+            TaskEvent::new(TaskId::generate(), task_type, QueueName::default_queue(), Micros(7), b"{}".to_vec());
+        (task.run, task.attempts, task.yields, task.due_at) = (3, 1, 2, Some(Micros(50)));
+        task
+    }
+
+    fn next(delay: Duration) -> Next {
+        Next { delay, attempts: 1, yields: 2, checkpoint: None, remaining_us: None }
+    }
+
+    #[test]
+    fn without_a_delay_the_next_run_keeps_its_place_in_line() {
+        let next_run = next(Duration::ZERO).of_task(&task(), Micros(1_000));
+        assert_eq!((next_run.run, next_run.due_at, next_run.submitted_at), (4, Some(Micros(50)), Micros(7)));
+        let never_delayed = TaskEvent { due_at: None, ..task() };
+        assert_eq!(next(Duration::ZERO).of_task(&never_delayed, Micros(1_000)).due_at, None);
+    }
+
+    #[test]
+    fn with_a_delay_it_waits_from_when_it_is_due() {
+        let next_run = next(Duration::from_micros(5)).of_task(&task(), Micros(1_000));
+        assert_eq!(next_run.due_at, Some(Micros(1_005)));
+    }
+
+    #[test]
+    fn a_yield_takes_its_place_and_what_is_left_along_and_spends_no_attempt() {
+        let yielded = next(Duration::ZERO).one_more_yield();
+        let yielded = yielded.from_place(Some(b"9".to_vec()), Some(Duration::from_millis(2)));
+        let next_run = yielded.of_task(&task(), Micros(1_000));
+        assert_eq!((next_run.run, next_run.attempts, next_run.yields), (4, 1, 3));
+        assert_eq!((next_run.checkpoint.as_deref(), next_run.remaining_us), (Some(b"9".as_slice()), Some(2_000)));
+    }
+}

@@ -1,0 +1,60 @@
+//! What is held: tasks, not messages. A message owes its ack when every task in it is settled.
+
+use super::credit::Tally;
+use super::lease::{Holding, Lease};
+use jetlane_bus::Ack;
+use jetlane_schemas::TaskEvent;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio_util::sync::CancellationToken;
+
+/// A message of a lane: settled when all of its tasks are.
+pub(crate) struct Parcel {
+    ack: Ack,
+    number: u64,
+    open: AtomicUsize,
+    holding: Arc<Holding>,
+    pub(crate) tally: Arc<Tally>,
+    pub(crate) lease: Lease,
+    pub(crate) delivered: u64,
+}
+
+/// A task in hand.
+pub(crate) struct Job {
+    pub(crate) task: Arc<TaskEvent>,
+    pub(crate) parcel: Arc<Parcel>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Parcel {
+    /// The jobs of a message that was opened; its lease begins.
+    pub(crate) fn open(
+        ack: Ack,
+        delivered: u64,
+        tally: Arc<Tally>,
+        holding: &Arc<Holding>,
+        tasks: Vec<TaskEvent>,
+    ) -> Vec<Job> {
+        let stop = CancellationToken::new();
+        let (number, lease) = holding.hold(ack.clone(), stop.clone());
+        let (open, holding) = (AtomicUsize::new(tasks.len()), Arc::clone(holding));
+        let parcel = Arc::new(Self { ack, number, open, holding, tally, lease, delivered });
+        let job = |task| Job { task: Arc::new(task), parcel: Arc::clone(&parcel), stop: stop.child_token() };
+        tasks.into_iter().map(job).collect()
+    }
+
+    /// One of its tasks is settled; the last one acks the message.
+    pub(crate) async fn settle_one(&self) {
+        if self.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.holding.release(self.number);
+            if let Err(error) = self.ack.settle().await {
+                tracing::debug!(%error, "An ack was not sent; the message comes again and is recognised.");
+            }
+        }
+    }
+
+    /// One of its tasks could not be settled: the message is left to come again.
+    pub(crate) fn abandon(&self) {
+        self.holding.release(self.number);
+    }
+}

@@ -1,0 +1,170 @@
+//! Pulling from the lanes of every fit that the executor's means cover, each only for the room that is
+//! left, and from lanes that are declared later as soon as they are heard of.
+
+use super::credit::{Ledger, Tally};
+use crate::registry::Registry;
+use jetlane_bus::pull::REFUSED_PAUSE;
+use jetlane_bus::{Bus, Delivery, Pulled};
+use jetlane_schemas::subject::{Lane, LaneKind, STREAM_LANES};
+use jetlane_schemas::{FitEntry, Priority, QueueName};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long a lane that could not be made waits for the next try.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// A message that came from a lane of this fit.
+pub(crate) struct Arrival {
+    pub(crate) delivery: Delivery,
+    pub(crate) tally: Arc<Tally>,
+}
+
+/// The lanes that are pulled. Their pulls end when it drains, and with the last of them the channel.
+pub(crate) struct Lanes {
+    pub(crate) bus: Bus,
+    pub(crate) queue: QueueName,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) freed: Arc<watch::Sender<u64>>,
+    pub(crate) arrivals: mpsc::Sender<Arrival>,
+    pub(crate) drain: CancellationToken,
+    /// Fits whose lanes are not pulled yet.
+    pub(crate) unmade: Vec<Arc<Tally>>,
+    pub(crate) pulls: JoinSet<()>,
+}
+
+impl Lanes {
+    /// Pulls the lanes of these fits too, the narrowest first.
+    ///
+    /// # Errors
+    /// Where the broker refuses a lane: what is missing is made the next time.
+    pub(crate) async fn serve(&mut self, declared: &[FitEntry]) -> Result<(), jetlane_bus::Error> {
+        let new = self.ledger.serve(declared);
+        self.unmade.extend(new);
+        while let Some(tally) = self.unmade.first().cloned() {
+            self.pull(&tally).await?;
+            self.unmade.remove(0);
+            tracing::debug!(queue = %self.queue, fit = %tally.fit(), "The lanes of a fit are pulled.");
+        }
+        // Room may be another one.
+        self.freed.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    async fn pull(&mut self, tally: &Arc<Tally>) -> Result<(), jetlane_bus::Error> {
+        let lane =
+            |priority| Lane { kind: LaneKind::Bundle, queue: self.queue.clone(), priority, fit: tally.fit().clone() };
+        for priority in Priority::ALL {
+            self.bus.ensure_lane(&lane(priority)).await?;
+        }
+        for priority in Priority::ALL {
+            let pulling = Pulling {
+                bus: self.bus.clone(),
+                lane: lane(priority),
+                tally: Arc::clone(tally),
+                ledger: Arc::clone(&self.ledger),
+                freed: Arc::clone(&self.freed),
+                arrivals: self.arrivals.clone(),
+            };
+            self.pulls.spawn(pulling.run(self.drain.clone()));
+        }
+        Ok(())
+    }
+
+    /// Follows what the queue declares until it drains, and then until all pulls have ended.
+    pub(crate) async fn follow(mut self, registry: Registry) {
+        let mut heard = registry.queues_heard();
+        loop {
+            let is_behind = !self.unmade.is_empty();
+            tokio::select! {
+                () = self.drain.cancelled() => break,
+                changed = heard.changed() => if changed.is_err() {
+                    break;
+                },
+                () = tokio::time::sleep(TRY_AGAIN_AFTER), if is_behind => {}
+            }
+            let Some(entry) = registry.queue(&self.queue) else { continue };
+            if let Err(error) = entry.check() {
+                tracing::warn!(queue = %self.queue, %error, "The queue's announcement is malformed; its fits are passed over.");
+                continue;
+            }
+            if let Err(error) = self.serve(&entry.all_fits()).await {
+                tracing::warn!(queue = %self.queue, %error, "The lanes of a fit cannot be made yet.");
+            }
+        }
+        self.drain.cancelled().await;
+        drop(self.arrivals);
+        while self.pulls.join_next().await.is_some() {}
+    }
+}
+
+/// Pulls one lane, never more than there is room for.
+struct Pulling {
+    bus: Bus,
+    lane: Lane,
+    tally: Arc<Tally>,
+    ledger: Arc<Ledger>,
+    freed: Arc<watch::Sender<u64>>,
+    arrivals: mpsc::Sender<Arrival>,
+}
+
+impl Pulling {
+    async fn run(self, drain: CancellationToken) {
+        let consumer = self.lane.consumer();
+        let mut puller = match self.bus.puller(STREAM_LANES, &consumer).await {
+            Ok(puller) => puller,
+            Err(error) => {
+                tracing::error!(%error, consumer, "A lane cannot be pulled.");
+                return;
+            }
+        };
+        let mut freed = self.freed.subscribe();
+        loop {
+            freed.mark_unchanged();
+            let missing = self.ledger.wanted(&self.tally).saturating_sub(puller.outstanding());
+            if missing >= self.ledger.step(&self.tally)
+                && let Err(error) = puller.ask(missing, None).await
+            {
+                tracing::debug!(%error, "A pull was not sent.");
+            }
+            tokio::select! {
+                () = drain.cancelled() => break,
+                pulled = puller.next() => if self.take(pulled).await.is_err() {
+                    return;
+                },
+                _changed = freed.changed() => {}
+            }
+        }
+        // What a pull brings that nobody reads would come again only after its lease, as another attempt.
+        for delivery in puller.end().await {
+            if self.take(Pulled::Delivery(delivery)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn take(&self, pulled: Pulled) -> Result<(), ()> {
+        match pulled {
+            Pulled::Delivery(delivery) => {
+                self.ledger.arrive(&self.tally);
+                let arrival = Arrival { delivery, tally: Arc::clone(&self.tally) };
+                self.arrivals.send(arrival).await.map_err(|_| ())?;
+            }
+            Pulled::Room => {}
+            Pulled::Refused(reason) => {
+                tracing::debug!(reason, "A pull of a lane was refused.");
+                tokio::time::sleep(REFUSED_PAUSE).await;
+            }
+            Pulled::Gone => {
+                if let Err(error) = self.bus.ensure_lane(&self.lane).await {
+                    tracing::warn!(%error, "A lane is gone and cannot be made again yet.");
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                }
+            }
+            Pulled::Closed => return Err(()),
+        }
+        Ok(())
+    }
+}

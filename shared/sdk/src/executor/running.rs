@@ -1,0 +1,55 @@
+//! The runs under way here, by task: who is to stop, and who is to yield.
+
+use super::context::Ctx;
+use jetlane_bus::Subscription;
+use jetlane_schemas::TaskId;
+use jetlane_schemas::frame::Yield;
+use jetlane_schemas::subject;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// The runs under way here.
+#[derive(Default)]
+pub(crate) struct Running(Mutex<HashMap<TaskId, Ctx>>);
+
+impl Running {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, Ctx>> {
+        self.0.lock().expect("nobody panics while holding the list of runs")
+    }
+
+    pub(crate) fn begin(&self, ctx: &Ctx) {
+        self.lock().insert(ctx.id().clone(), ctx.clone());
+    }
+
+    pub(crate) fn end(&self, id: &TaskId) {
+        self.lock().remove(id);
+    }
+
+    /// Stops tasks that were cancelled.
+    pub(crate) async fn hear_cancels(self: Arc<Self>, mut cancels: Subscription) {
+        while let Some(message) = cancels.next().await {
+            let Some(id) = subject::parse_cancel(&message.subject) else { continue };
+            if let Some(ctx) = self.lock().get(&id) {
+                ctx.cancel();
+            }
+        }
+    }
+
+    /// Asks tasks to yield at their next checkpoint, as the leader asks. One that has ended here, or that
+    /// runs once more, is not meant.
+    pub(crate) async fn hear_yields(self: Arc<Self>, mut yields: Subscription) {
+        while let Some(message) = yields.next().await {
+            match Yield::decode(&message.body) {
+                Ok(wanted) => self.ask(wanted),
+                Err(error) => tracing::debug!(%error, "A request to yield cannot be read."),
+            }
+        }
+    }
+
+    fn ask(&self, Yield { id, run }: Yield) {
+        let Ok(id) = TaskId::new(id) else { return };
+        if let Some(ctx) = self.lock().get(&id) {
+            ctx.ask_to_yield(run);
+        }
+    }
+}

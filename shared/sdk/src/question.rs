@@ -1,0 +1,49 @@
+//! Asking the leader of a queue: why a task waits, and when one would start.
+
+use crate::error::Error;
+use jetlane_bus::Bus;
+use jetlane_schemas::question::{Answer, Expectation, Question};
+use jetlane_schemas::{QueueName, subject};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long an answer may take. A change of leaders is shorter.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long nobody listens before the question is put again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+/// Asks the leader of a queue.
+///
+/// # Errors
+/// [`Error::Unanswered`], [`Error::Ask`], [`Error::Answer`].
+pub(crate) async fn ask(bus: &Bus, queue: &QueueName, question: &Question) -> Result<Answer, Error> {
+    let subject = subject::ask(queue);
+    let body: bytes::Bytes =
+        serde_json::to_vec(question).expect("a question holds nothing but text and numbers").into();
+    let end = Instant::now() + ANSWER_TIMEOUT;
+    let answer = loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let asked = bus.ask(&subject, body.clone(), left).await;
+        if let Some(answer) = asked.map_err(|source| Error::Ask { queue: queue.clone(), source })? {
+            break answer;
+        }
+        if Instant::now() + ASK_AGAIN_AFTER >= end {
+            return Err(Error::Unanswered { queue: queue.clone(), waited: ANSWER_TIMEOUT });
+        }
+        // Nobody listens: the broker says so at once, and a new leader may be on its way.
+        tokio::time::sleep(ASK_AGAIN_AFTER).await;
+    };
+    let malformed = |reason: String| Error::Answer { queue: queue.clone(), reason };
+    match serde_json::from_slice(&answer).map_err(|error| malformed(format!("it is no such JSON: {error}")))? {
+        Answer::Refused { reason } => Err(malformed(reason)),
+        answer => Ok(answer),
+    }
+}
+
+/// Asks when such a task would start.
+pub(crate) async fn expect(bus: &Bus, queue: &QueueName, question: &Question) -> Result<Expectation, Error> {
+    match ask(bus, queue, question).await? {
+        Answer::Expectation(expectation) => Ok(expectation),
+        other => Err(Error::Answer { queue: queue.clone(), reason: format!("it answers something else: {other:?}") }),
+    }
+}

@@ -1,0 +1,131 @@
+//! How a submission reaches the broker: framed by the door of its queue, or by the open one.
+
+use super::{Accepted, Ready};
+use crate::client::Client;
+use crate::error::Error;
+use jetlane_bus::{Outgoing, Published, clock, publish::Expect, trace};
+use jetlane_schemas::task::Admit;
+use jetlane_schemas::{Headers, Micros, TaskEvent, frame, header, intake, subject};
+use std::fmt;
+use tracing::Instrument;
+
+pub(super) async fn send(client: &Client, mut ready: Ready) -> Result<Accepted, Error> {
+    let span = tracing::info_span!(
+        target: "jetlane::span",
+        "submit",
+        otel.name = format_args!("submit {}", ready.task.task_type),
+        jetlane.task.id = %ready.task.id,
+        jetlane.task.type = %ready.task.task_type,
+        jetlane.task.priority = %ready.task.priority,
+        jetlane.queue = %ready.task.queue,
+    );
+    async {
+        let publish = publish_span(&ready);
+        match trace::propagation() {
+            trace::Propagation::None => {}
+            trace::Propagation::Child | trace::Propagation::Link => ready.task.trace = trace::context_of(&publish),
+        }
+        store(client, ready).instrument(publish).await
+    }
+    .instrument(span)
+    .await
+}
+
+/// OpenTelemetry's messaging conventions: one producer span, whose context travels in the message. Its
+/// destination is the subject's start: as few names as there are queues and types.
+fn publish_span(ready: &Ready) -> tracing::Span {
+    let (queue, task_type): (&dyn fmt::Display, &dyn fmt::Display) = (&ready.task.queue, &ready.task.task_type);
+    let (door, whose) = match (ready.known, ready.delay.is_zero()) {
+        (true, true) => ("task", queue),
+        (true, false) => ("due", queue),
+        (false, _) => ("submit", task_type),
+    };
+    tracing::info_span!(
+        target: "jetlane::span",
+        "publish",
+        otel.name = format_args!("publish jetlane.{door}.{whose}"),
+        otel.kind = "producer",
+        messaging.system = "nats",
+        messaging.operation.name = "publish",
+        messaging.operation.type = "send",
+        messaging.destination.name = format_args!("jetlane.{door}.{whose}"),
+        messaging.message.id = %ready.task.id,
+        messaging.message.body.size = i64::try_from(ready.task.payload.len()).unwrap_or(i64::MAX),
+        jetlane.task.id = %ready.task.id,
+        jetlane.task.type = %task_type,
+        jetlane.queue = %queue,
+    )
+}
+
+async fn store(client: &Client, ready: Ready) -> Result<Accepted, Error> {
+    let Ready { id, mut task, known, delay } = ready;
+    let failed = |source| Error::Submit { id: id.clone(), source };
+    if !delay.is_zero() {
+        let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
+        task.due_at = Some(Micros(task.submitted_at.0.saturating_add(micros)));
+    }
+    let (subject, published) = match task.due_at {
+        Some(due_at) if known => (task.due_subject(), client.bus().store_due(&task, due_at).await),
+        _ => {
+            let out = if known { framed(&task) } else { by_the_open_door(&task) }.map_err(failed)?;
+            (out.subject.clone(), client.bus().publish(out).await)
+        }
+    };
+    let published = published.map_err(failed)?;
+    let sequence = published.or_refused(&subject).map_err(failed)?;
+    Ok(Accepted { sequence, duplicate: matches!(published, Published::Duplicate(_)), known })
+}
+
+fn framed(task: &TaskEvent) -> Result<Outgoing, jetlane_bus::Error> {
+    let subject = subject::task(&task.queue, task.priority, task.shard);
+    let body = frame::encode_bundle(std::slice::from_ref(task))
+        .map_err(|source| jetlane_bus::Error::Frame { subject: subject.clone(), source: source.into() })?;
+    Ok(Outgoing {
+        subject,
+        headers: Headers::new(),
+        body: body.into(),
+        message_id: Some(task.message_id("task")),
+        expect: Expect::Anything,
+    })
+}
+
+/// The same task as any client would publish it: a binary CloudEvent.
+fn by_the_open_door(task: &TaskEvent) -> Result<Outgoing, jetlane_bus::Error> {
+    let mut headers: Headers = task.headers.clone().into();
+    headers.push(header::CE_SPECVERSION, "1.0");
+    headers.push(header::CE_ID, task.id.as_str());
+    headers.push(header::CE_SOURCE, "/jetlane/sdk");
+    headers.push(header::CE_TYPE, task.task_type.as_str());
+    headers.push(header::PRIORITY, task.priority.as_str());
+    let mut optional = |name, value: Option<String>| {
+        if let Some(value) = value {
+            headers.push(name, intake::percent_encode(&value));
+        }
+    };
+    optional(header::TENANT, (!task.tenant.is_shared()).then(|| task.tenant.as_str().to_owned()));
+    optional(header::KEY, task.key.clone());
+    optional(header::SIZE_KEY, task.size_key.clone());
+    // Never 0: that is no estimate.
+    optional(header::ESTIMATE_MS, task.estimate_us.map(|us| us.div_ceil(1_000).to_string()));
+    let needs = serde_json::to_string(&task.needs).expect("needs hold nothing but text and numbers");
+    optional(header::NEEDS, (!task.needs.is_none()).then_some(needs));
+    optional(header::ADMIT, (task.admit == Admit::Strict).then(|| "strict".into()));
+    optional(header::DEADLINE, task.deadline.map(clock::rfc3339));
+    optional(header::RETRIES, task.retries.map(|n| n.to_string()));
+    optional(header::TIMEOUT_MS, task.timeout_ms.map(|n| n.to_string()));
+    optional(header::PARENT, task.parent.as_ref().map(ToString::to_string));
+    let delay = task.due_at.map(|due| due.0.saturating_sub(task.submitted_at.0) / 1_000);
+    optional(header::DELAY_MS, delay.map(|ms| ms.to_string()));
+    let callbacks = serde_json::to_string(&task.callbacks).expect("callbacks hold nothing but text");
+    optional(header::CALLBACKS, (!task.callbacks.is_empty()).then_some(callbacks));
+    if !task.trace.is_empty() {
+        headers.push(header::TRACEPARENT, task.trace.traceparent.clone());
+    }
+    Ok(Outgoing {
+        subject: subject::submit(&task.task_type),
+        headers,
+        body: task.payload.clone().into(),
+        message_id: Some(task.message_id("task")),
+        expect: Expect::Anything,
+    })
+}
