@@ -42,7 +42,7 @@ impl Stage {
 
     /// Answers one question.
     async fn answer(&self, leader: &mut Subscription, answer: &Answer) -> Question {
-        let message = leader.next().await.expect("a question");
+        let message = soon(leader.next()).await.expect("a question");
         let body = serde_json::to_vec(answer).expect("JSON");
         let reply = message.reply.expect("an answer is wanted");
         self.bus.send(reply, Headers::new(), body.into()).await.expect("answered");
@@ -59,6 +59,11 @@ impl Stage {
     async fn stored(&self) -> u64 {
         self.bus.subject_counts(STREAM_TASKS, ">").await.expect("counted").values().sum()
     }
+}
+
+/// Waits for something for a time after which a test counts as stuck.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), what).await.expect("it happens in time")
 }
 
 fn expectation(meets_deadline: bool) -> Answer {
@@ -156,8 +161,8 @@ async fn the_open_door_carries_every_option() {
     let mut door = stage.bus.subscribe("jetlane.submit.>").await.expect("subscribed");
     let submit = stage.client.submit_json("no.one", b"{}".to_vec()).estimate(Duration::from_micros(1_500));
     let submit = submit.size_key("large, very").memory(64).label("zone-a").resource("gpu", 2).admit(Admit::Strict);
-    submit.forget().await.expect("it waits for somebody to announce its type");
-    let message = door.next().await.expect("a submission");
+    soon(submit.forget()).await.expect("it waits for somebody to announce its type");
+    let message = soon(door.next()).await.expect("a submission");
     let (stored_at, headers, body) = (clock::now(), &message.headers, message.body.as_ref());
     let message = Message { stream_sequence: 1, stored_at, headers, body };
     let (task_type, entry) = (TaskType::new("no.one").expect("valid"), TypeEntry::new(queue()));

@@ -158,7 +158,7 @@ impl Leader {
     /// The core counts what lies in the bundle lanes of each fit by itself.
     pub(super) fn take_bundles(&mut self, counted: BTreeMap<Fit, u64>) {
         for (fit, tasks) in counted {
-            if let Some(fit) = self.core.fit(&Fit::default()).filter(|_| fit.as_str().len() > 90) {
+            if let Some(fit) = self.core.fit(&fit) {
                 self.core.on(clock::now(), Event::BundlesCounted { fit, tasks });
             }
         }

@@ -27,6 +27,7 @@ impl Leader {
     /// later from the registry is old.
     pub(super) fn restore_shards(&mut self, registry: &Registry) {
         let now = clock::now();
+        self.shards.restore_shared(registry.shared(&self.queue));
         for assignment in registry.shards(&self.queue) {
             self.shards.restore(now, assignment);
         }

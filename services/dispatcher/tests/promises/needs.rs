@@ -80,3 +80,29 @@ async fn what_waits_under_a_fit_that_is_declared_no_more_stays() {
     stage.declare("pictures", "{}").await;
     assert_eq!(stage.taker_of("pictures", "gpu").await.take(1, 1).await[0].id, task.id);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn room_that_an_executor_took_and_never_gave_back_is_found_again_in_each_fit() {
+    let stage = stage().await;
+    for (fit, gpu) in [("any", 0), ("gpu", 1)] {
+        let ten: Vec<TaskEvent> =
+            (0..10).map(|_| if gpu == 0 { task("pictures", "a.b", Priority::Normal) } else { needing(gpu) }).collect();
+        for task in &ten {
+            stage.submit(task).await;
+        }
+        // It told of room for five, took them, and is never heard of again.
+        let mut gone = stage.taker_of("pictures", fit).await;
+        gone.tell(5).await;
+        for _ in 0..5 {
+            let (_, delivery) = gone.take_silently().await;
+            assert!(delivery.ack.settle_confirmed().await);
+        }
+        drop(gone);
+        let mut taken: Vec<_> =
+            stage.taker_of("pictures", fit).await.take(5, 5).await.into_iter().map(|task| task.id).collect();
+        taken.sort();
+        let mut last: Vec<_> = ten[5..].iter().map(|task| task.id.clone()).collect();
+        last.sort();
+        assert_eq!(taken, last);
+    }
+}

@@ -332,6 +332,24 @@ impl Taker {
         }
     }
 
+    /// The next message of any lane, without a word to the dispatcher.
+    pub(crate) async fn take_silently(&mut self) -> (TaskEvent, Delivery) {
+        soon(async {
+            loop {
+                for puller in &mut self.pullers {
+                    if puller.outstanding() == 0 {
+                        puller.ask(1, None).await.expect("asked");
+                    }
+                }
+                let turn = futures::future::select_all(self.pullers.iter_mut().map(|puller| Box::pin(puller.next())));
+                if let (Pulled::Delivery(delivery), ..) = turn.await {
+                    return (frame::decode_bundle(&delivery.body).expect("a bundle").remove(0), delivery);
+                }
+            }
+        })
+        .await
+    }
+
     pub(crate) async fn settle(&mut self, delivery: Delivery) {
         assert!(delivery.ack.settle_confirmed().await, "the ack is answered");
         self.settled += 1;

@@ -105,14 +105,9 @@ impl Model {
         let now = Micros(self.now);
         match *step {
             Step::Arrive { priority, age, deadline, estimate } => {
-                let id = self.arrived.len() as u64;
-                let mut entry = entry(id, Priority::ALL[priority], self.now.saturating_sub(age));
-                entry.expires = deadline.map(|after| Micros(self.now + after));
-                (entry.due, entry.estimate) = (entry.expires, Micros(estimate));
-                (entry.tenant, entry.task_type) = (TenantId((id % 3) as u32), TypeId((id % 2) as u32));
-                self.arrived.insert(id, entry);
-                self.waiting.insert(id);
-                self.queue.on(now, Event::Arrived(entry));
+                let arrival = entry(self.arrived.len() as u64, Priority::ALL[priority], self.now.saturating_sub(age));
+                let expires = deadline.map(|after| Micros(self.now + after));
+                self.arrive(Entry { expires, due: expires, estimate: Micros(estimate), ..arrival });
             }
             Step::Next => {
                 if let Some(decision) = self.queue.next(now) {
@@ -127,17 +122,7 @@ impl Model {
                     self.queue.on(now, Event::Settled(EntryId(id), Stored::New));
                 }
             }
-            Step::Refuse => {
-                if let Some((id, kind)) = self.leaving.pop_front() {
-                    self.waiting.insert(id);
-                    self.running.retain(|running| *running != id);
-                    self.asked.remove(&id);
-                    if kind == Some(LaneKind::Plain) {
-                        self.plain[self.arrived[&id].priority.rank()] -= 1;
-                    }
-                    self.queue.on(now, Event::NotStored(EntryId(id), Micros(0)));
-                }
-            }
+            Step::Refuse => self.refuse(),
             Step::Cancel(place) => self.queue.on(now, Event::Cancelled(EntryId(place as u64))),
             Step::Take if self.lane > 0 && self.taken - self.settled < u64::from(CAPACITY) => {
                 self.lane -= 1;
@@ -179,6 +164,26 @@ impl Model {
                 self.queue.on(now, if paused { Event::Paused } else { Event::Resumed });
             }
         }
+    }
+
+    fn arrive(&mut self, mut entry: Entry) {
+        let id = entry.id.0;
+        (entry.tenant, entry.task_type) = (TenantId((id % 3) as u32), TypeId((id % 2) as u32));
+        self.arrived.insert(id, entry);
+        self.waiting.insert(id);
+        self.queue.on(Micros(self.now), Event::Arrived(entry));
+    }
+
+    /// What is leaving could not be stored.
+    fn refuse(&mut self) {
+        let Some((id, kind)) = self.leaving.pop_front() else { return };
+        self.waiting.insert(id);
+        self.running.retain(|running| *running != id);
+        self.asked.remove(&id);
+        if kind == Some(LaneKind::Plain) {
+            self.plain[self.arrived[&id].priority.rank()] -= 1;
+        }
+        self.queue.on(Micros(self.now), Event::NotStored(EntryId(id), Micros(0)));
     }
 
     fn decided(&mut self, decision: Decision) {

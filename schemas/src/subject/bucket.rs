@@ -1,0 +1,92 @@
+//! Keys of the buckets: what is announced, who leads, and notes on tasks.
+
+use crate::id::TaskId;
+use crate::token::{QueueName, TaskType, Tenant};
+use sha2::{Digest, Sha256};
+
+/// Registry key of a type's announcement.
+pub fn registry_type(task_type: &TaskType) -> String {
+    format!("types.{task_type}")
+}
+
+/// Registry key of a queue's announcement.
+pub fn registry_queue(queue: &QueueName) -> String {
+    format!("queues.{queue}")
+}
+
+/// Registry key of a tenant's own shard.
+pub fn registry_shard(queue: &QueueName, tenant: &Tenant) -> String {
+    let digest = Sha256::digest(tenant.as_str().as_bytes());
+    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("shards.{queue}.{hex}")
+}
+
+/// Registry key of the shards of a queue that are shared by hash.
+pub fn registry_shared(queue: &QueueName) -> String {
+    format!("shared.{queue}")
+}
+
+/// Registry key of what is known of a type's run times.
+pub fn registry_estimate(task_type: &TaskType) -> String {
+    format!("estimates.{task_type}")
+}
+
+/// What a registry key announces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RegistryKey {
+    /// A type's announcement.
+    Type(TaskType),
+    /// A queue's announcement.
+    Queue(QueueName),
+    /// A tenant's own shard in a queue.
+    Shard(QueueName),
+    /// The shards of a queue that are shared by hash.
+    Shared(QueueName),
+    /// The run times of a type.
+    Estimate(TaskType),
+}
+
+impl RegistryKey {
+    /// Reads a key; `None` for what this version does not know.
+    pub fn parse(key: &str) -> Option<Self> {
+        if let Some(task_type) = key.strip_prefix("types.") {
+            return TaskType::new(task_type).ok().map(Self::Type);
+        }
+        if let Some(queue) = key.strip_prefix("queues.") {
+            return QueueName::new(queue).ok().map(Self::Queue);
+        }
+        if let Some(task_type) = key.strip_prefix("estimates.") {
+            return TaskType::new(task_type).ok().map(Self::Estimate);
+        }
+        if let Some(queue) = key.strip_prefix("shared.") {
+            return QueueName::new(queue).ok().map(Self::Shared);
+        }
+        let (queue, _hash) = key.strip_prefix("shards.")?.split_once('.')?;
+        QueueName::new(queue).ok().map(Self::Shard)
+    }
+}
+
+/// Leases key of a queue's leader.
+pub fn lease_queue(queue: &QueueName) -> String {
+    format!("queue.{queue}")
+}
+
+/// Notes key of a cancelled task.
+pub fn note_cancelled(id: &TaskId) -> String {
+    format!("cancelled.{id}")
+}
+
+/// Notes key of what a running task has saved.
+pub fn note_checkpoint(id: &TaskId) -> String {
+    format!("checkpoint.{id}")
+}
+
+/// The task of a note on a cancellation.
+pub fn parse_note_cancelled(key: &str) -> Option<TaskId> {
+    key.strip_prefix("cancelled.").and_then(|id| TaskId::new(id).ok())
+}
+
+/// The subject behind a key of a key-value bucket.
+pub fn kv(bucket: &str, key: &str) -> String {
+    format!("$KV.{bucket}.{key}")
+}
