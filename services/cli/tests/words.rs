@@ -35,7 +35,7 @@ fn what_is_not_said_has_a_default() {
     let Command::Result(result) = command("jetlane result s7") else { panic!("another command") };
     assert_eq!((result.wait, result.timeout), (false, Duration::from_secs(300)));
     let Command::Bench(bench) = command("jetlane bench pipeline") else { panic!("another command") };
-    let BenchWhat::Pipeline(pipeline) = bench.what;
+    let BenchWhat::Pipeline(pipeline) = bench.what else { panic!("another bench") };
     assert_eq!(pipeline.tasks, 100_000);
 }
 

@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 pub const EMPTY_MAX: Micros = Micros(60_000_000);
 /// A shard that nobody owns and that had no task for so long can take a flooded one's place.
 const FREE_AFTER: Micros = Micros(2_000_000);
+/// The others are led round the floods of one tenant so often at most.
+const RELIEF_EVERY: Micros = Micros(60_000_000);
 /// More tasks than this of one tenant, waiting in a shared shard, are a flood.
 pub const FLOOD_TASKS: u64 = 256;
 /// So many of one tenant must have been read before its share of what lies behind them is believed.
@@ -25,6 +27,9 @@ pub struct Shards {
     shared: SharedEntry,
     /// When each shard was last seen with tasks.
     occupied_at: [Micros; Shard::COUNT as usize],
+    /// Who flooded a shard of late: one whose submitters do not follow must not drive the others through
+    /// all free shards. Forgotten after [`RELIEF_EVERY`].
+    relieved_of: BTreeMap<Tenant, Micros>,
 }
 
 impl Default for Shards {
@@ -34,6 +39,7 @@ impl Default for Shards {
             shards: BTreeMap::new(),
             shared: SharedEntry::default(),
             occupied_at: [Micros(0); Shard::COUNT as usize],
+            relieved_of: BTreeMap::new(),
         }
     }
 }
@@ -133,11 +139,17 @@ impl Shards {
         Some(Assignment { tenant, shard })
     }
 
-    /// A tenant floods a shard. `None` where the shard is not shared, or no other is free.
+    /// A tenant floods a shard. `None` where the shard is not shared, no other is free, or the tenant has
+    /// flooded another a moment ago.
     pub fn flooded(&mut self, now: Micros, shard: Shard, tenant: &Tenant) -> Option<Relief> {
         self.occupied(now, shard);
         let place = self.shared.shards.iter().position(|shared| *shared == shard)?;
+        self.relieved_of.retain(|_, at| now.0.saturating_sub(at.0) < RELIEF_EVERY.0);
+        if self.relieved_of.contains_key(tenant) {
+            return None;
+        }
         let instead = self.free(now)?;
+        self.relieved_of.insert(tenant.clone(), now);
         self.shared.shards[place] = instead;
         let keeps = (!self.shards.contains_key(tenant) && !self.owners.contains_key(&shard)).then(|| {
             self.own(now, tenant.clone(), shard);
@@ -281,13 +293,25 @@ mod tests {
         let relief = shards.flooded(now, flooded, &tenant(0)).expect("eight are free");
         assert_eq!((relief.keeps, place(&shards, &tenant(0))), (None, own));
         // What it left behind must be gone before the shard is anybody's again.
-        for shared in shards.shared().shards.into_iter().filter(|shard| *shard != relief.instead) {
-            shards.flooded(Micros(now.0 + 1_000_000), shared, &tenant(0)).expect("seven are free");
+        let others = shards.shared().shards.into_iter().filter(|shard| *shard != relief.instead);
+        for (n, shared) in others.enumerate() {
+            shards.seen(now, &tenant(n + 1)).expect("assigned");
+            shards.flooded(Micros(now.0 + 1_000_000), shared, &tenant(n + 1)).expect("seven are free");
         }
-        assert_eq!(shards.flooded(Micros(now.0 + 1_500_000), relief.instead, &tenant(0)), None, "none is empty");
+        assert_eq!(shards.flooded(Micros(now.0 + 1_500_000), relief.instead, &tenant(9)), None, "none is empty");
         shards.occupied(Micros(now.0 + 2_500_000), flooded);
-        let next = shards.flooded(Micros(now.0 + 3_500_000), relief.instead, &tenant(0)).expect("seven are empty");
+        let next = shards.flooded(Micros(now.0 + 3_500_000), relief.instead, &tenant(9)).expect("seven are empty");
         assert_ne!(next.instead, flooded, "it still had tasks");
+    }
+
+    #[test]
+    fn one_whose_submitters_do_not_follow_does_not_drive_the_others_through_all_shards() {
+        let now = Micros(10_000_000);
+        let mut shards = full(now);
+        let first = shards.flooded(now, Shard::shared_by_hash(&tenant(100)), &tenant(100)).expect("eight are free");
+        let at = |later: u64| Micros(now.0 + later);
+        assert_eq!(shards.flooded(at(RELIEF_EVERY.0 - 1), first.instead, &tenant(100)), None);
+        assert!(shards.flooded(at(RELIEF_EVERY.0), first.instead, &tenant(100)).is_some());
     }
 
     #[test]

@@ -211,8 +211,7 @@ mod tests {
 
         let mut view = View::default();
         put(&mut view, key, &ShardEntry { tenant: ada.clone(), shard: own });
-        let mut malformed = SharedEntry::default();
-        malformed.shards = [free; Shard::SHARED as usize];
+        let malformed = SharedEntry { shards: [free; Shard::SHARED as usize] };
         put(&mut view, subject::registry_shared(&queue), &malformed);
         assert!(view.shared.is_empty());
         assert_eq!(shard(view), own);

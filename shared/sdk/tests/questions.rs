@@ -159,6 +159,8 @@ async fn what_is_out_of_range_is_refused_before_anything_is_sent() {
 async fn the_open_door_carries_every_option() {
     let stage = Stage::open().await;
     let mut door = stage.bus.subscribe("jetlane.submit.>").await.expect("subscribed");
+    // The submission goes by another connection: an answer to this one proves that it has been subscribed.
+    stage.stored().await;
     let submit = stage.client.submit_json("no.one", b"{}".to_vec()).estimate(Duration::from_micros(1_500));
     let submit = submit.size_key("large, very").memory(64).label("zone-a").resource("gpu", 2).admit(Admit::Strict);
     soon(submit.forget()).await.expect("it waits for somebody to announce its type");

@@ -2,6 +2,7 @@
 
 mod noop;
 mod pipeline;
+mod schedule;
 
 use crate::args::{Bench, BenchWhat};
 use crate::output::{Exit, Failure, Output};
@@ -13,6 +14,7 @@ pub(crate) async fn run(bench: &Bench, output: &Output) -> Result<Exit, Failure>
     let guard = quiet()?;
     let exit = match &bench.what {
         BenchWhat::Pipeline(pipeline) => pipeline::run(pipeline, output).await,
+        BenchWhat::Schedule(schedule) => schedule::run(schedule, output).await,
     };
     guard.shutdown().await;
     exit

@@ -221,7 +221,8 @@ async fn announce(client: &Client, policy: PolicyName) -> Result<(), Failure> {
     let entry = QueueEntry { order: Order::of(policy), ..QueueEntry::default() };
     let end = Instant::now() + READY_WITHIN;
     loop {
-        let put = async { client.bus().bucket(BUCKET_REGISTRY).await?.put(&subject::registry_queue(&queue), &entry).await };
+        let put =
+            async { client.bus().bucket(BUCKET_REGISTRY).await?.put(&subject::registry_queue(&queue), &entry).await };
         match put.await {
             Ok(()) => return Ok(()),
             Err(error) if Instant::now() > end => return Err(Failure::of(Exit::Unreachable, &error)),

@@ -213,6 +213,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn looking_ahead_takes_a_part_of_the_time_and_rests_for_the_others() {
+        let mut asked = Asked::default();
+        asked.looked_ahead(Instant::now() - Duration::from_millis(100));
+        let rest = asked.forecast_at.duration_since(Instant::now());
+        assert!(rest > Duration::from_millis(290) && rest < Duration::from_secs(3), "{rest:?}");
+    }
+
+    #[test]
     fn so_many_questions_a_second_are_answered_and_no_more() {
         let mut asked = Asked::default();
         let mut answered = |at: u64| (0..50).filter(|_| asked.is_one_more_answered(Micros(at))).count();

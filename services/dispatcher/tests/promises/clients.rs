@@ -2,8 +2,9 @@
 
 use crate::stage::{PATIENCE, QUIET, Stage, soon, task};
 use jetlane_bus::{Ack, Delivery, Pulled, Puller};
-use jetlane_schemas::subject::{STREAM_LANES, STREAM_TASKS};
-use jetlane_schemas::{Headers, Outcome, Priority, header};
+use jetlane_schemas::question::{Answer, Question};
+use jetlane_schemas::subject::{self, BUCKET_REGISTRY, STREAM_LANES, STREAM_TASKS};
+use jetlane_schemas::{EstimateEntry, Headers, Outcome, Priority, header};
 use std::time::Duration;
 
 async fn next(puller: &mut Puller, patience: Duration) -> Option<Delivery> {
@@ -126,4 +127,29 @@ async fn a_task_that_a_client_terminates_fails_and_is_kept() {
     assert!(done.failure().unwrap().message.contains("no such picture"));
     assert_eq!(stage.dead_letter("pictures", "a.b", task.id.as_str()).await.payload, task.payload);
     soon(stage.until_holds(STREAM_LANES, 0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_run_of_a_plain_client_ends_with_its_answer_and_its_time_is_learned() {
+    let stage = Stage::set().await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    let mut puller = stage.plain("pictures", Priority::Normal).await;
+    let task = task("pictures", "a.b", Priority::Normal);
+    stage.submit(&task).await;
+    let delivery = next(&mut puller, PATIENCE).await.expect("a task comes");
+    let question = Question::Explain { id: task.id.clone() };
+    let until = async |wanted: bool| {
+        soon(async {
+            let is_it = |answer| matches!(answer, Answer::Unheld { dispatched, .. } if dispatched == wanted);
+            while !is_it(stage.ask("pictures", &question).await) {}
+        })
+        .await;
+    };
+    until(true).await;
+    delivery.ack.settle().await.unwrap();
+    until(false).await;
+    let key = subject::registry_estimate(&task.task_type);
+    let registry = stage.bus.bucket(BUCKET_REGISTRY).await.unwrap();
+    soon(async { while registry.get::<EstimateEntry>(&key).await.unwrap().is_none_or(|kept| kept.all.runs != 1) {} })
+        .await;
 }

@@ -91,6 +91,7 @@ async fn room_that_an_executor_took_and_never_gave_back_is_found_again_in_each_f
             stage.submit(task).await;
         }
         // It told of room for five, took them, and is never heard of again.
+        stage.until_told("pictures", &ten[9].id, |_| true).await;
         let mut gone = stage.taker_of("pictures", fit).await;
         gone.tell(5).await;
         for _ in 0..5 {

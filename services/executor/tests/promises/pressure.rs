@@ -55,7 +55,8 @@ async fn an_executor_of_fixed_concurrency_never_looks() {
         looked.store(true, Ordering::Relaxed);
         Pressure { memory_used: 1.0, ..Pressure::default() }
     };
-    let fixed = |client: &jetlane::Client| executor(client, &gate).concurrency(Concurrency::Fixed).pressure(gauge);
+    let made = |client: &jetlane::Client| executor(client, &gate).slots(8).prefetch(4).pressure(gauge);
+    let fixed = |client: &jetlane::Client| made(client).concurrency(Concurrency::Fixed);
     let mut stage = Stage::with(fixed).await;
     let mut credits = stage.credits().await;
     gate.open(1);
@@ -63,7 +64,7 @@ async fn an_executor_of_fixed_concurrency_never_looks() {
     stage.completion().await;
     // It tells once a second: longer than another would have taken to look and to lower.
     for _ in 0..3 {
-        assert_eq!(credits.next().await.capacity, 18);
+        assert_eq!(credits.next().await.capacity, 12);
     }
     assert!(!has_looked.load(Ordering::Relaxed));
     stage.close().await;

@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Stage {
     pub(crate) bus: Bus,
-    pub(crate) client: Client,
     stored: Subscription,
     drain: CancellationToken,
     running: JoinHandle<Result<(), jetlane::Error>>,
@@ -45,7 +44,7 @@ impl Stage {
         let drain = CancellationToken::new();
         let until = drain.clone();
         let running = tokio::spawn(async move { executor.run_until(until).await });
-        Self { bus, client, stored, drain, running, _server: server }
+        Self { bus, stored, drain, running, _server: server }
     }
 
     pub(crate) async fn dispatch(&self, task_type: &str, payload: &Value) -> TaskEvent {

@@ -325,11 +325,25 @@ fn nobody_is_asked_to_yield_while_there_is_room_or_under_another_policy_or_in_a_
 }
 
 #[test]
+fn with_each_yield_a_run_goes_on_for_longer_before_it_is_asked_again() {
+    let mut queue = Queue::new(Order::of(PolicyName::Srtf));
+    queue.on(NOW, credit(1, 0, 0));
+    queue.on(NOW, Event::Arrived(Entry { estimate: Micros(9_000), yields: 3, ..entry(1, Priority::Normal, 1) }));
+    assert_eq!(dispatched(&mut queue, NOW), [1]);
+    waits(&mut queue, 2, 1);
+    for (after, asked) in [(29, None), (30, Some(Decision::Yield(EntryId(1))))] {
+        let now = Micros(NOW.0 + after);
+        queue.on(now, Event::Remaining { entry: EntryId(1), remaining: Micros(8_000), resume: Micros(10) });
+        assert_eq!(queue.next(now), asked, "after {after}");
+    }
+}
+
+#[test]
 fn a_task_yields_a_bounded_number_of_times() {
     let mut queue = Queue::new(Order::of(PolicyName::Srtf));
     queue.on(NOW, credit(1, 0, 0));
     let mut yields = 0;
-    for id in 1..1_000 {
+    for id in 1..3_000 {
         let back = Entry { estimate: Micros(1 << 40), yields, ..entry(2 * id, Priority::Normal, id) };
         queue.on(NOW, Event::Arrived(back));
         assert_eq!(dispatched(&mut queue, NOW), [2 * id]);
@@ -339,7 +353,7 @@ fn a_task_yields_a_bounded_number_of_times() {
         let (remaining, resume) = (back.estimate, Micros(10));
         queue.on(later, Event::Remaining { entry: back.id, remaining, resume });
         if queue.next(later) != Some(Decision::Yield(back.id)) {
-            assert!((8..=64).contains(&yields), "it was asked {yields} times");
+            assert_eq!(yields, 1_024);
             return;
         }
         yields += 1;

@@ -154,7 +154,7 @@ impl Run<'_> {
         *ran = self.ran(started.elapsed(), &answered);
         match &answered {
             Ok(_) => {}
-            Err(error) if error.is_yield() => trace::set_attribute(&span, "jetlane.task.yielded", true),
+            Err(error) if error.is_yield() => trace::set_attribute(&span, "jetlane.yielded", true),
             Err(error) => {
                 trace::set_error(&span, &error.to_string());
                 trace::set_attribute(&span, "error.type", error.failure.code.clone());
@@ -261,7 +261,7 @@ impl Run<'_> {
             return Ok(());
         }
         let left_off = ctx.left_off();
-        let next = Next::of(self.job).after(delay).attempts(attempts).from_place(left_off.place, left_off.remaining);
+        let next = Next::of(self.job).after(delay).attempts(attempts).at_place(left_off.place, left_off.remaining);
         let next = if error.is_yield() {
             tracing::debug!(%task_id, run = self.job.task.run, remaining = ?left_off.remaining, "The task yields.");
             next.one_more_yield()
@@ -307,7 +307,10 @@ impl Run<'_> {
             // What the completion triggers goes on from here.
             completion.trace = context;
         }
-        match self.desk.bus.complete(&completion).instrument(span).await? {
+        let begun = Instant::now();
+        let stored = self.desk.bus.complete(&completion).instrument(span).await?;
+        self.desk.ledger.prefetch.stored(begun.elapsed());
+        match stored {
             Completed::Won if completion.outcome == Outcome::Failed => {
                 tracing::warn!(task_id = %completion.id, attempt = self.attempt, failure = %completion.failure().unwrap_or_default(), "Task failed.");
                 let mut dead = TaskEvent::clone(&self.job.task);

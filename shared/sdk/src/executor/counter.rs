@@ -175,6 +175,9 @@ impl Counter {
                     Ran { end: RunEnd::NotRun, took: started.elapsed() }
                 }
             };
+            if ran.end == RunEnd::Done {
+                desk.ledger.prefetch.ran(ran.took);
+            }
             desk.ledger.news.ended(&job.task, ran);
             if desk.ledger.settle(&job.parcel.tally) {
                 freed.send_modify(|count| *count += 1);

@@ -4,6 +4,7 @@
 //! for them. And of each fit no more than the rest of processors, memory and custom resources is enough
 //! for, once everything that is held has its part.
 
+use super::prefetch::Prefetch;
 use super::telling::News;
 use jetlane_schemas::frame::{Credit, OfFit};
 use jetlane_schemas::needs::fits_of;
@@ -14,20 +15,6 @@ use std::sync::{Arc, RwLock, RwLockReadGuard};
 /// The most fits that one executor serves in its life: as many as the queue can declare at once. A fit
 /// is never forgotten, since totals that shrink would be taken for late news.
 const FITS_MAX: usize = QueueEntry::FITS_MAX;
-
-/// How much an executor takes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Room {
-    pub(crate) slots: usize,
-    pub(crate) prefetch: usize,
-}
-
-impl Room {
-    /// What waits beside so many slots: the same part of the prefetch as of the slots.
-    fn prefetch_for(self, limit: usize) -> usize {
-        (self.prefetch * limit).div_ceil(self.slots.max(1))
-    }
-}
 
 /// What is held of one fit.
 #[derive(Debug)]
@@ -118,9 +105,12 @@ pub(crate) struct Admitted {
 /// All that one executor counts.
 pub(crate) struct Ledger {
     executor: String,
-    room: Room,
+    slots: usize,
+    pub(crate) prefetch: Prefetch,
     means: Needs,
     limit: AtomicUsize,
+    /// What was told of late: tasks on their way by it are taken although less would be told now.
+    told: AtomicUsize,
     is_closed: AtomicBool,
     fits: RwLock<Vec<Served>>,
     settled: AtomicU64,
@@ -129,12 +119,14 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// The ledger of an executor that has these means and serves no fit yet.
-    pub(crate) fn new(executor: String, room: Room, means: Needs) -> Self {
+    pub(crate) fn new(executor: String, slots: usize, prefetch: Prefetch, means: Needs) -> Self {
         Self {
             executor,
-            room,
+            slots,
+            prefetch,
             means,
-            limit: AtomicUsize::new(room.slots),
+            limit: AtomicUsize::new(slots),
+            told: AtomicUsize::new(0),
             is_closed: AtomicBool::new(false),
             fits: RwLock::default(),
             settled: AtomicU64::new(0),
@@ -177,12 +169,12 @@ impl Ledger {
 
     /// Slots, however many of them may be used now.
     pub(crate) fn slots(&self) -> usize {
-        self.room.slots
+        self.slots
     }
 
     /// Only so many slots may be used from now on.
     pub(crate) fn limit(&self, slots: usize) {
-        self.limit.store(slots.min(self.room.slots), Ordering::Relaxed);
+        self.limit.store(slots.min(self.slots), Ordering::Relaxed);
         self.news.changed();
     }
 
@@ -192,7 +184,15 @@ impl Ledger {
             return 0;
         }
         let limit = self.limit.load(Ordering::Relaxed);
-        limit + self.room.prefetch_for(limit)
+        limit + self.prefetch.tasks(limit, self.slots)
+    }
+
+    /// The most tasks that are kept of those that arrive: what was told of late, while anything is wanted.
+    fn admits(&self) -> usize {
+        match self.capacity() {
+            0 => 0,
+            capacity => capacity.max(self.told.load(Ordering::Relaxed)),
+        }
     }
 
     /// Room is asked for in steps: a pull for every freed slot would cost the broker a message a task.
@@ -202,7 +202,7 @@ impl Ledger {
         if tally.is_scarce() {
             return 1;
         }
-        (self.room.prefetch_for(self.limit.load(Ordering::Relaxed)) / 2).max(1)
+        (self.prefetch.tasks(self.limit.load(Ordering::Relaxed), self.slots) / 2).max(1)
     }
 
     /// A message came from a lane of this fit: its room is taken before anybody has looked how many
@@ -215,7 +215,7 @@ impl Ledger {
     pub(crate) fn open(&self, tally: &Tally, tasks: usize) -> Admitted {
         let fits = self.fits();
         let admitted = Admitted {
-            by_capacity: self.capacity().saturating_sub(fits.iter().map(|served| served.tally.opened()).sum()),
+            by_capacity: self.admits().saturating_sub(fits.iter().map(|served| served.tally.opened()).sum()),
             by_means: if tally.is_scarce() { self.room_by_means(&fits, tally, Tally::opened) } else { usize::MAX },
         };
         tally.taken.fetch_add(tasks as u64, Ordering::Relaxed);
@@ -257,10 +257,14 @@ impl Ledger {
     /// The totals, with nothing of the news.
     pub(crate) fn credit(&self) -> Credit {
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let capacity = self.capacity();
+        // It falls by one an announcement: longer than a task is on its way.
+        let told = self.told.load(Ordering::Relaxed).saturating_sub(1);
+        self.told.store(capacity.max(told), Ordering::Relaxed);
         let mut credit = Credit {
             executor: self.executor.clone(),
-            slots: number(self.room.slots),
-            capacity: number(self.capacity()),
+            slots: number(self.slots),
+            capacity: number(capacity),
             ..Credit::default()
         };
         let fits = self.fits();

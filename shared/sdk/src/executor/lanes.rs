@@ -3,9 +3,10 @@
 
 use super::attempt::{Desk, Serving};
 use super::counter::Counter;
-use super::credit::{Ledger, Room};
+use super::credit::Ledger;
 use super::governor::Governor;
 use super::lease::Holding;
+use super::prefetch::Prefetch;
 use super::pulling::Lanes;
 use super::running::Running;
 use crate::error::Error;
@@ -29,7 +30,8 @@ pub(crate) struct Plan {
     /// The fits of the queue, as they are declared at the start.
     pub(crate) fits: Vec<FitEntry>,
     pub(crate) served: BTreeMap<TaskType, Serving>,
-    pub(crate) room: Room,
+    pub(crate) slots: usize,
+    pub(crate) prefetch: Prefetch,
     pub(crate) means: Needs,
     pub(crate) governor: Governor,
     pub(crate) drain_within: Duration,
@@ -37,13 +39,13 @@ pub(crate) struct Plan {
 
 /// Runs the executor until it has drained.
 pub(crate) async fn run(plan: Plan, drain: CancellationToken) -> Result<(), Error> {
-    let Plan { bus, registry, queue, fits, served, room, means, governor, drain_within } = plan;
+    let Plan { bus, registry, queue, fits, served, slots, prefetch, means, governor, drain_within } = plan;
     let failed = |source| Error::Lanes { queue: queue.to_string(), source };
     let types = served.len();
-    let ledger = Arc::new(Ledger::new(TaskId::generate().to_string(), room, means));
+    let ledger = Arc::new(Ledger::new(TaskId::generate().to_string(), slots, prefetch, means));
     let (governor, running) = (Arc::new(governor), Arc::new(Running::default()));
     let (holding, freed) = (Arc::new(Holding::default()), Arc::new(watch::Sender::new(0)));
-    let (arrivals, inbox) = mpsc::channel(room.slots + room.prefetch + 1);
+    let (arrivals, inbox) = mpsc::channel(slots + ledger.prefetch.tasks(slots, slots).max(slots) + 1);
     let mut helpers = JoinSet::new();
     let mut lanes = Lanes {
         bus: bus.clone(),
@@ -67,7 +69,7 @@ pub(crate) async fn run(plan: Plan, drain: CancellationToken) -> Result<(), Erro
         let (bus, queue, ledger) = (bus.clone(), queue.clone(), Arc::clone(&ledger));
         helpers.spawn(async move { ledger.keep_telling(&bus, &queue).await });
     }
-    tracing::info!(%queue, types, slots = room.slots, "Executor is ready.");
+    tracing::info!(%queue, types, slots, "Executor is ready.");
     let (bus, queue) = (bus.clone(), queue.clone());
     let desk = Desk { bus: bus.clone(), queue: queue.clone(), served, running, ledger, governor };
     Counter::new(desk, holding, freed).serve(inbox, drain_within, drain).await;

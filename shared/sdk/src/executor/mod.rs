@@ -25,6 +25,7 @@ mod limit;
 mod means;
 mod next_run;
 mod parcel;
+mod prefetch;
 mod pressure;
 mod pulling;
 mod running;
@@ -43,12 +44,12 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::task::{Task, entry};
 use attempt::Serving;
-use credit::Room;
 use governor::Governor;
 use handler::{Blocking, erase};
 use jetlane_schemas::task::InvalidOption;
 use jetlane_schemas::{InvalidName, QueueName, TaskType, TypeEntry};
 use means::Stated;
+use prefetch::Prefetch;
 use pressure::Gauge;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -141,7 +142,8 @@ impl<S: Clone + Send + Sync + 'static> Executor<S> {
     }
 
     /// How many tasks wait here beside those that run, so that a slot never waits for the network.
-    /// Default: an eighth of the slots, at least 1.
+    /// Default: as many as the slots use up while the leader hears of a free one, at most as many as there
+    /// are slots, and 1 where runs are long against that.
     pub fn prefetch(mut self, tasks: usize) -> Self {
         self.prefetch = Some(tasks);
         self
@@ -281,14 +283,14 @@ impl<S: Clone + Send + Sync + 'static> Executor<S> {
             let service = self.wraps.iter().fold(offered.service, |inner, wrap| wrap(inner));
             served.insert(offered.task_type, Serving { entry, service, usual: Mutex::default() });
         }
-        let prefetch = self.prefetch.unwrap_or_else(|| (self.slots / 8).max(1));
         let plan = lanes::Plan {
             bus,
             registry: self.client.registry().clone(),
             queue,
             fits,
             served,
-            room: Room { slots: self.slots, prefetch },
+            slots: self.slots,
+            prefetch: Prefetch::new(self.prefetch),
             means,
             governor: Governor::new(self.slots, self.concurrency, self.gauge),
             drain_within: self.drain,

@@ -44,7 +44,7 @@ impl Next {
     }
 
     /// It goes on from here.
-    pub(crate) fn from_place(mut self, checkpoint: Option<Vec<u8>>, remaining: Option<Duration>) -> Self {
+    pub(crate) fn at_place(mut self, checkpoint: Option<Vec<u8>>, remaining: Option<Duration>) -> Self {
         self.checkpoint = checkpoint;
         self.remaining_us = remaining.map(micros).or(self.remaining_us);
         self
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn a_yield_takes_its_place_and_what_is_left_along_and_spends_no_attempt() {
         let yielded = next(Duration::ZERO).one_more_yield();
-        let yielded = yielded.from_place(Some(b"9".to_vec()), Some(Duration::from_millis(2)));
+        let yielded = yielded.at_place(Some(b"9".to_vec()), Some(Duration::from_millis(2)));
         let next_run = yielded.of_task(&task(), Micros(1_000));
         assert_eq!((next_run.run, next_run.attempts, next_run.yields), (4, 1, 3));
         assert_eq!((next_run.checkpoint.as_deref(), next_run.remaining_us), (Some(b"9".as_slice()), Some(2_000)));

@@ -178,12 +178,12 @@ async fn asked(wanted: &mut Option<Subscription>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::credit::Room;
+    use super::super::prefetch::Prefetch;
     use super::*;
     use jetlane_schemas::{FitEntry, Micros, Needs, TaskType};
 
     fn ledger() -> Ledger {
-        let ledger = Ledger::new("e".into(), Room { slots: 4, prefetch: 1 }, Needs::default());
+        let ledger = Ledger::new("e".into(), 4, Prefetch::new(Some(1)), Needs::default());
         ledger.serve(&[FitEntry::default()]);
         ledger
     }

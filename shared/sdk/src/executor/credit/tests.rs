@@ -21,7 +21,7 @@ fn declared() -> Vec<FitEntry> {
 }
 
 fn ledger(slots: usize, prefetch: usize, means: Needs) -> Ledger {
-    Ledger::new("e".into(), Room { slots, prefetch }, means)
+    Ledger::new("e".into(), slots, Prefetch::new(Some(prefetch)), means)
 }
 
 fn names(tallies: &[Arc<Tally>]) -> Vec<&str> {
