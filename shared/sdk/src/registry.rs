@@ -78,8 +78,8 @@ impl Registry {
     /// Where a tenant's tasks stand in line.
     pub(crate) fn shard(&self, queue: &QueueName, tenant: &Tenant) -> Shard {
         self.read(|view| {
-            let own = || view.shards.get(&(queue.clone(), tenant.clone())).copied();
-            let own = if tenant.is_shared() { None } else { own() };
+            // Tasks of no tenant have an entry too once they flood the shard that they share.
+            let own = view.shards.get(&(queue.clone(), tenant.clone())).copied();
             own.unwrap_or_else(|| match view.shared.get(queue) {
                 Some(shared) => shared.of(tenant),
                 None => Shard::shared_by_hash(tenant),

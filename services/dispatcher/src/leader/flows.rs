@@ -80,12 +80,17 @@ impl Flows {
         }
     }
 
-    /// The flows that are read from the start: most tasks take them.
+    /// The flows that are read from the start: those of all tenants without a shard of their own, and those
+    /// in which nobody's tasks come back. What is not read yet waits for a poll of the subjects.
     pub(crate) fn eager(queue: &QueueName) -> impl Iterator<Item = Flow> + '_ {
-        Priority::ALL.into_iter().flat_map(|priority| {
-            let shard = Shard::default();
-            [Flow::Task(queue.clone(), priority, shard), Flow::Due(queue.clone(), priority, shard)]
-        })
+        let back = Priority::ALL.into_iter().map(|priority| Flow::Due(queue.clone(), priority, Shard::default()));
+        let shared = (0..Shard::SHARED).filter_map(|number| Shard::new(number).ok());
+        shared.flat_map(|shard| Self::of_shard(queue, shard)).chain(back)
+    }
+
+    /// What the SDK submits for a shard, the most urgent first.
+    pub(crate) fn of_shard(queue: &QueueName, shard: Shard) -> impl Iterator<Item = Flow> + '_ {
+        Priority::ALL.into_iter().map(move |priority| Flow::Task(queue.clone(), priority, shard))
     }
 
     /// Notes up to where another leader had read a flow.

@@ -140,7 +140,10 @@ impl Leader {
             yields: 0,
             bytes: 0,
         };
-        let forecast = self.core.forecast(now, &entry);
+        let mut forecast = self.core.forecast(now, &entry);
+        if self.entry.paused {
+            (forecast.start, forecast.finish) = (None, None);
+        }
         Answer::Expectation(expectation(&entry, forecast, prospect.deadline))
     }
 

@@ -7,7 +7,7 @@ use jetlane_bus::clock;
 use jetlane_core::estimate::Observed;
 use jetlane_core::{EntryId, Event};
 use jetlane_schemas::frame::{Remaining, RunEnd, RunEnded, Yield};
-use jetlane_schemas::{Headers, Micros, TaskEvent, TaskType, subject};
+use jetlane_schemas::{Flow, Headers, Micros, Priority, Shard, TaskEvent, TaskType, subject};
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
@@ -25,6 +25,9 @@ pub(crate) struct Run {
     estimate: Micros,
     /// What is learned of it is learned of the whole task only where no part of it ran before.
     is_whole: bool,
+    /// Where the task comes back to when it yields.
+    priority: Priority,
+    shard: Shard,
     pub(crate) task_type: TaskType,
     pub(crate) size_key: Option<String>,
     /// What its submitter expected.
@@ -39,11 +42,21 @@ impl Run {
             since,
             estimate,
             is_whole: task.yields == 0,
+            priority: task.priority,
+            shard: task.shard,
             task_type: task.task_type.clone(),
             size_key: task.size_key.clone(),
             hint: task.estimate_us.map(Micros),
         }
     }
+}
+
+/// A run that can be asked to yield, by name, and where its task comes back to.
+#[derive(Debug)]
+struct Yieldable {
+    wanted: Yield,
+    priority: Priority,
+    shard: Shard,
 }
 
 /// The latest run of each dispatched task, by a hash of its id: ids are long and nobody has to read
@@ -55,7 +68,7 @@ pub(crate) struct Runs {
     /// In the order of dispatch, with many that have ended.
     order: VecDeque<(u64, EntryId)>,
     /// Those that told what is left of them, by name: only they can be asked to yield.
-    yieldable: HashMap<EntryId, Yield>,
+    yieldable: HashMap<EntryId, Yieldable>,
 }
 
 impl Runs {
@@ -93,8 +106,9 @@ impl Runs {
     /// A run told what is left of it.
     fn told(&mut self, id: String, number: u32) -> Option<EntryId> {
         let run = self.runs.get(&self.key(&id)).filter(|run| run.number == number)?;
-        let entry = run.entry;
-        self.yieldable.entry(entry).or_insert(Yield { id, run: number });
+        let &Run { entry, priority, shard, .. } = run;
+        let wanted = Yield { id, run: number };
+        self.yieldable.entry(entry).or_insert(Yieldable { wanted, priority, shard });
         Some(entry)
     }
 
@@ -171,7 +185,9 @@ impl Leader {
 
     /// Asks a run to yield at its next checkpoint. Whoever runs it hears it, or nobody does: then it goes on.
     pub(super) fn ask_to_yield(&mut self, entry: EntryId) {
-        let Some(wanted) = self.dispatched.yieldable.get(&entry) else { return };
+        let Some(Yieldable { wanted, priority, shard }) = self.dispatched.yieldable.get(&entry) else { return };
+        // Read before the task is back.
+        self.flows.open(&Flow::Due(self.queue.clone(), *priority, *shard));
         let frame = match wanted.encode() {
             Ok(frame) => frame,
             Err(error) => return tracing::warn!(task_id = wanted.id, %error, "A task cannot be asked to yield."),

@@ -1,6 +1,7 @@
 //! Where tenants stand in line: shards assigned, taken back, and relieved of those who flood them.
 
 use super::Leader;
+use super::flows::Flows;
 use super::output::{Beside, Carried};
 use crate::registry::Registry;
 use jetlane_bus::{Error, clock};
@@ -36,6 +37,10 @@ impl Leader {
     /// A tenant was seen: the first time it gets a shard of its own, while there is one.
     pub(super) fn note_tenant(&mut self, now: Micros, tenant: &Tenant) {
         let Some(assignment) = self.shards.seen(now, tenant) else { return };
+        // Read before the first task comes there.
+        for flow in Flows::of_shard(&self.queue, assignment.shard) {
+            self.flows.open(&flow);
+        }
         self.tell_shard(ShardEntry { tenant: assignment.tenant, shard: assignment.shard });
     }
 
