@@ -53,10 +53,10 @@ pub(crate) fn run(args: &Simulate, output: &Output) -> Result<Exit, Failure> {
         Settings { servers: args.servers, window: args.window, quantum: args.quantum, resume: args.resume_cost };
     let policies = simulate_all(&arrivals, &args.policy.0, &settings).map_err(|error| failed(&error))?;
     let report = Report { settings: Told::of(args, &arrivals, &settings), policies };
-    if args.json || output.is_json() {
+    if args.json {
         output.json(&report);
     } else {
-        println!("{}", report.text());
+        output.data(&report, || report.text());
     }
     if let Some(path) = &args.plot {
         let drawn = plot::svg(&report.caption(), arrivals.mean_size(), &report.policies);

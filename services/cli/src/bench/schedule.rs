@@ -88,10 +88,10 @@ pub(super) async fn run(args: &Schedule, output: &Output) -> Result<Exit, Failur
     let Schedule { rho, sigma, slots, mean_ms, tasks, seed, .. } = *args;
     let workload = args.workload.to_string();
     let report = Report { workload, rho, sigma, slots, mean_ms, tasks, seed, policies: compared, out_of_order, lost };
-    if args.json || output.is_json() {
+    if args.json {
         output.json(&report);
     } else {
-        println!("{}", report.table());
+        output.data(&report, || report.table());
     }
     Ok(if lost == 0 { Exit::Ok } else { Exit::Error })
 }
