@@ -43,7 +43,8 @@ impl Default for Gate {
 }
 
 impl Bench {
-    async fn begin(&self, text: &str, attempt: u32) {
+    /// Tells that a run begins.
+    pub(crate) async fn begin(&self, text: &str, attempt: u32) {
         self.began.lock().await.push((text.to_owned(), attempt));
         self.beginning.notify_one();
     }
