@@ -271,7 +271,9 @@ impl Policy for Adaptive {
             self.mean = micros(entry.estimate.0.max(1)) << MEAN_BITS;
         }
         let key = self.key(entry);
-        let start = self.floor - LEAD * self.mean_cost();
+        // Before anything has run, the mean is what submitters say, and a lead of that could be days of work.
+        let lead = if self.ended == 0 { 0 } else { LEAD * self.mean_cost() };
+        let start = self.floor - lead;
         if !self.tenants.contains_key(&entry.tenant) {
             self.forget();
         }

@@ -18,7 +18,7 @@ const PROSPECT: EntryId = EntryId(u64::MAX);
 /// When a task is expected to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Forecast {
-    /// When it starts; `None` while no live executor satisfies its fit, or behind [`AHEAD_MAX`] tasks.
+    /// When it starts; `None` while no live executor satisfies its fit, or behind 20,000 tasks.
     pub start: Option<Micros>,
     /// When it ends.
     pub finish: Option<Micros>,

@@ -295,7 +295,8 @@ impl<S: Clone + Send + Sync + 'static> Executor<S> {
             governor: Governor::new(self.slots, self.concurrency, self.gauge),
             drain_within: self.drain,
         };
-        lanes::run(plan, drain).await
+        // Large, and for as long as the process: not on whoever awaits it.
+        Box::pin(lanes::run(plan, drain)).await
     }
 
     fn refusal(&self, reason: String) -> Error {
