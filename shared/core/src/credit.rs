@@ -72,6 +72,8 @@ struct Sums {
     room: u64,
     /// Slots of those that satisfy it.
     slots: u64,
+    /// Free slots and prefetch of those that satisfy it and each other fit.
+    free_with: [u64; FITS_MAX],
 }
 
 /// The ledger of one queue's bundle lanes.
@@ -87,9 +89,22 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// How many more tasks of this fit can be dispatched.
     pub(crate) fn room(&self, fit: FitId) -> u64 {
-        let sums = self.sums[fit.place()];
-        let in_all_lanes: u64 = (0..FITS_MAX).map(|place| self.in_lanes(place)).sum();
-        sums.free.saturating_sub(in_all_lanes).min(sums.room.saturating_sub(self.in_lanes(fit.place())))
+        let place = fit.place();
+        let sums = &self.sums[place];
+        let taken: u64 = (0..FITS_MAX).map(|other| self.takes_from(other, place)).sum();
+        sums.free.saturating_sub(taken).min(sums.room.saturating_sub(self.in_lanes(place)))
+    }
+
+    /// How many slots of a fit's executors are spoken for by what lies in another fit's lanes: what those
+    /// that serve only the other cannot take. A lane that nobody serves takes nothing from anybody.
+    fn takes_from(&self, other: usize, place: usize) -> u64 {
+        let in_lanes = self.in_lanes(other);
+        if in_lanes == 0 || other == place {
+            return in_lanes;
+        }
+        let shared = self.sums[place].free_with[other];
+        let elsewhere = self.sums[other].free.saturating_sub(shared);
+        in_lanes.saturating_sub(elsewhere).min(shared)
     }
 
     fn in_lanes(&self, place: usize) -> u64 {
@@ -194,6 +209,10 @@ impl Ledger {
                 sums.free = change(sums.free, free);
                 sums.room = change(sums.room, free.min(u64::from(of[place].room)));
                 sums.slots = change(sums.slots, u64::from(slots));
+                for (other, shared) in sums.free_with.iter_mut().enumerate().filter(|(other, _)| fits.contains(*other))
+                {
+                    *shared = if other == place { 0 } else { change(*shared, free) };
+                }
             }
         }
     }
@@ -314,6 +333,29 @@ mod tests {
         let gpu = FitId::new(1).expect("in range");
         ledger.told(Micros(0), "b".into(), of_fits(1, FitSet::of(3), &[(9, 0, 0), (9, 0, 0)]));
         assert_eq!((room(&ledger), ledger.room(gpu)), (3, 1));
+    }
+
+    #[test]
+    fn what_lies_in_a_lane_that_nobody_serves_any_more_stops_nobody() {
+        let gpu = FitId::new(1).expect("in range");
+        let mut ledger = with(4);
+        ledger.told(Micros(0), "g".into(), of_fits(18, FitSet::of(2), &[(9, 0, 0), (u32::MAX, 0, 0)]));
+        (0..18).for_each(|_| ledger.dispatched(gpu));
+        ledger.lost("g");
+        assert_eq!((room(&ledger), ledger.room(gpu)), (4, 0));
+    }
+
+    #[test]
+    fn a_narrow_fit_has_room_while_the_others_tasks_can_go_elsewhere() {
+        let gpu = FitId::new(1).expect("in range");
+        let mut ledger = Ledger::default();
+        // Both are full but for a slot each, and one task is on its way to whoever takes it.
+        ledger.told(Micros(0), "a".into(), of_fits(4, FitSet::of(1), &[(u32::MAX, 3, 0)]));
+        ledger.told(Micros(0), "b".into(), of_fits(4, FitSet::of(3), &[(u32::MAX, 3, 0), (u32::MAX, 0, 0)]));
+        ledger.dispatched(any());
+        assert_eq!((room(&ledger), ledger.room(gpu)), (1, 1));
+        ledger.dispatched(any());
+        assert_eq!((room(&ledger), ledger.room(gpu)), (0, 0), "both slots are spoken for");
     }
 
     #[test]

@@ -27,6 +27,11 @@ const HINT_VARIANCE_ASSUMED: f64 = 1.0;
 const VARIANCE_ASSUMED: f64 = 1.0;
 /// The least variance that is believed: run times are never told to the microsecond.
 const VARIANCE_MIN: f64 = 1e-4;
+/// The largest logarithm of a time or of a ratio, the largest variance and the most runs that are believed
+/// of what was kept: a day and a bit, and a spread over all of it.
+const MU_MAX: f64 = 26.0;
+const VARIANCE_MAX: f64 = 25.0;
+const RUNS_BELIEVED: u64 = 1 << 32;
 /// What is assumed of a first task of all: a tenth of a second.
 const FIRST: Micros = Micros(100_000);
 /// The most size keys of a type; beyond it the one seen longest ago is forgotten.
@@ -89,7 +94,7 @@ impl Moving {
         let is_off = self.weight >= RUNS_TO_KNOW && off_by.abs() > far;
         self.off = if is_off { self.off + 1 } else { 0 };
         if self.off >= DRIFT_RUNS {
-            (self.weight, self.off) = (0.0, 0);
+            (self.weight, self.off, self.times.variance) = (0.0, 0, 0.0);
         } else if is_off {
             // One of a kind, as far as is known: it counts, but does not blur what is known of the others.
             off_by = off_by.clamp(-far, far);
@@ -112,8 +117,13 @@ impl Moving {
     }
 
     fn restored(times: RunTimes) -> Self {
-        let is_sound = times.mu.is_finite() && times.variance.is_finite() && times.variance >= 0.0;
-        if is_sound { Self { times, off: 0, weight: (times.runs as f64).min(MEMORY_RUNS) } } else { Self::default() }
+        // Anyone who announces types can write there: what is no run time is not believed.
+        let is_sound = times.mu.abs() <= MU_MAX && (0.0..=VARIANCE_MAX).contains(&times.variance);
+        if !is_sound {
+            return Self::default();
+        }
+        let weight = (times.runs as f64).min(MEMORY_RUNS);
+        Self { times: RunTimes { runs: times.runs.min(RUNS_BELIEVED), ..times }, off: 0, weight }
     }
 }
 
@@ -330,6 +340,19 @@ mod tests {
         again.restore(&name("a"), &kept);
         assert!(within(mean(&again, "a"), mean(&estimates, "a"), 1));
         assert!(within((kept.all.mean_ms() * 1000.0) as u64, 5_000, 1));
+    }
+
+    #[test]
+    fn no_run_times_that_cannot_be_are_believed() {
+        for (mu, variance) in [(1e308, 0.0), (25.0, 1e300), (f64::NAN, 1.0), (5.0, -1.0)] {
+            let mut estimates = Estimates::default();
+            let all = RunTimes { runs: 64, mu, variance };
+            estimates.restore(&name("a"), &EstimateEntry { all, ..EstimateEntry::default() });
+            for _ in 0..30 {
+                estimates.observe(&name("a"), None, Micros(5_000), Observed::Whole);
+            }
+            assert!(within(mean(&estimates, "a"), 5_000, 60), "{mu} {variance}: {}", mean(&estimates, "a"));
+        }
     }
 
     #[test]

@@ -60,7 +60,9 @@ pub enum Event {
         /// How many.
         tasks: u32,
     },
-    /// A dispatched task's run is over: done, failed, handed back or yielded. What comes after it, if
+    /// A dispatched task was handed back, or ended without a run: nothing was spent on it.
+    NotRun(EntryId),
+    /// A dispatched task's run is over: done, failed or yielded. What comes after it, if
     /// anything, is another arrival.
     Ended {
         /// The task.

@@ -47,9 +47,9 @@ pub trait Policy: Send {
     /// a task, and perhaps of one that another policy took.
     fn ended(&mut self, _entry: &Entry, _cost: Micros) {}
 
-    /// The estimate of the waiting task for which the `nth` running one may be asked to yield, counted
-    /// from 0; `None` where there is none, and in every policy that leaves running tasks alone.
-    fn contender(&self, _nth: usize) -> Option<Micros> {
+    /// The estimate of the waiting task in these lanes for which the `nth` running one may be asked to yield,
+    /// counted from 0; `None` where there is none, and in every policy that leaves running tasks alone.
+    fn contender(&self, _nth: usize, _lanes: Lanes) -> Option<Micros> {
         None
     }
 

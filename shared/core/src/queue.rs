@@ -162,6 +162,7 @@ impl Queue {
                 self.ledger.told(now, credit.executor, told);
             }
             Event::Ended { entry, cost } => self.ended(entry, cost),
+            Event::NotRun(entry) => self.not_run(entry),
             Event::Remaining { entry, remaining, resume } => self.running.told(now, entry, remaining, resume),
             Event::ExecutorLost(name) => self.ledger.lost(&name),
             Event::BundlesCounted { fit, tasks } => self.ledger.counted(fit, tasks),
@@ -294,6 +295,12 @@ impl Queue {
         }
     }
 
+    fn not_run(&mut self, id: EntryId) {
+        if let Some(entry) = self.running.remove(id) {
+            self.policy.not_stored(&entry);
+        }
+    }
+
     fn told(&mut self, credit: &Credit) -> Told {
         let mut of = [Totals::default(); FITS_MAX];
         let mut fits = FitSet::default();
@@ -364,7 +371,12 @@ impl Queue {
             return None;
         }
         let policy = &self.policy;
-        self.running.ask_next(now, |nth| policy.contender(nth)).map(Decision::Yield)
+        let of = |fit| {
+            let mut lanes = Lanes::default();
+            lanes.insert_fit(fit);
+            lanes
+        };
+        self.running.ask_next(now, |nth, fit| policy.contender(nth, of(fit))).map(Decision::Yield)
     }
 
     fn bundles_with_room(&self) -> Lanes {

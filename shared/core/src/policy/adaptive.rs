@@ -54,7 +54,9 @@ const AHEAD_MAX: u64 = 32;
 /// The most mean costs that a vt can lie above the floor, and an account off balance: one giant must
 /// not shut its tenant, or all that is urgent, out for as long as it ran.
 const DEBT_MAX: i64 = 8;
-/// Mean costs by which a tenant that comes back may lie behind the floor: a small lead over floods.
+/// Mean costs by which a tenant may lie behind the floor, when it comes back and ever after: a small lead
+/// over floods. What was charged by a mean that was far too large, as that of a first wrong estimate,
+/// is not given back beyond it: it would hold the gate open for a flood.
 const LEAD: i64 = 8;
 /// Of so many tasks of a flood one is its oldest, the others those with the least keys.
 const FLOOD_TURNS: u8 = 4;
@@ -255,11 +257,11 @@ impl Adaptive {
 
     /// Adds to what a tenant and the accounts of rules 2 and 3 have had, or takes from it.
     fn charge(&mut self, tenant: TenantId, rule: Rule, cost: i64) {
-        let bound = DEBT_MAX * self.mean_cost();
+        let (bound, lead) = (DEBT_MAX * self.mean_cost(), LEAD * self.mean_cost());
         self.express.book(rule == Rule::Express, EXPRESS_PAYS, cost, bound);
         self.overtaking.book(rule == Rule::Overtaking, OVERTAKING_PAYS, cost, bound);
         if let Some(tenant) = self.tenants.get_mut(&tenant) {
-            tenant.vt = (tenant.vt + cost).min(self.floor + bound);
+            tenant.vt = (tenant.vt + cost).clamp(self.floor - lead, self.floor + bound);
         }
         self.refresh(tenant);
     }
@@ -271,9 +273,7 @@ impl Policy for Adaptive {
             self.mean = micros(entry.estimate.0.max(1)) << MEAN_BITS;
         }
         let key = self.key(entry);
-        // Before anything has run, the mean is what submitters say, and a lead of that could be days of work.
-        let lead = if self.ended == 0 { 0 } else { LEAD * self.mean_cost() };
-        let start = self.floor - lead;
+        let start = self.floor - LEAD * self.mean_cost();
         if !self.tenants.contains_key(&entry.tenant) {
             self.forget();
         }

@@ -2,7 +2,7 @@
 
 use super::Policy;
 use super::sorted::Sorted;
-use crate::entry::{Entry, EntryId, Lanes};
+use crate::entry::{Entry, EntryId, LaneId, Lanes};
 use jetlane_schemas::Micros;
 use jetlane_schemas::registry::Round;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +15,9 @@ pub(super) struct RoundRobin {
     /// Groups with waiting tasks in the order of their turns.
     turns: BTreeSet<(u64, u32)>,
     next_turn: u64,
+    /// Tasks of each lane, and the lanes that have any.
+    counts: BTreeMap<LaneId, usize>,
+    waiting: Lanes,
 }
 
 #[derive(Debug, Clone)]
@@ -25,7 +28,14 @@ struct Group {
 
 impl RoundRobin {
     pub(super) fn new(round: Round) -> Self {
-        Self { round, groups: BTreeMap::new(), turns: BTreeSet::new(), next_turn: 0 }
+        Self {
+            round,
+            groups: BTreeMap::new(),
+            turns: BTreeSet::new(),
+            next_turn: 0,
+            counts: BTreeMap::new(),
+            waiting: Lanes::default(),
+        }
     }
 
     fn group_of(&self, entry: &Entry) -> u32 {
@@ -38,6 +48,14 @@ impl RoundRobin {
     fn turn(&mut self) -> u64 {
         self.next_turn += 1;
         self.next_turn
+    }
+
+    fn count_out(&mut self, lane: LaneId) {
+        let count = self.counts.entry(lane).or_default();
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            self.waiting.remove(lane);
+        }
     }
 
     fn drop_if_empty(&mut self, number: u32) {
@@ -60,13 +78,16 @@ impl Policy for RoundRobin {
         }
         if let Some(group) = self.groups.get_mut(&number) {
             group.tasks.add(entry, entry.first_arrival);
+            *self.counts.entry(entry.lane()).or_default() += 1;
+            self.waiting.insert(entry.lane());
         }
     }
 
     fn remove(&mut self, entry: &Entry) {
         let number = self.group_of(entry);
-        if let Some(group) = self.groups.get_mut(&number) {
-            group.tasks.remove(entry, entry.first_arrival);
+        let group = self.groups.get_mut(&number);
+        if group.is_some_and(|group| group.tasks.remove(entry, entry.first_arrival)) {
+            self.count_out(entry.lane());
         }
         self.drop_if_empty(number);
     }
@@ -79,7 +100,9 @@ impl Policy for RoundRobin {
         let turn = self.turn();
         let group = self.groups.get_mut(&number)?;
         group.turn = turn;
-        let (_, id) = group.tasks.pop(lanes)?;
+        let (_, id, lane) = group.tasks.first(lanes)?;
+        group.tasks.pop(lanes);
+        self.count_out(lane);
         self.turns.insert((turn, number));
         self.drop_if_empty(number);
         Some(id)

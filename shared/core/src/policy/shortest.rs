@@ -53,10 +53,10 @@ impl Policy for Shortest {
         self.tasks.pop(lanes).map(|(_, id)| id)
     }
 
-    fn contender(&self, nth: usize) -> Option<Micros> {
+    fn contender(&self, nth: usize, lanes: Lanes) -> Option<Micros> {
         match self.running {
             Running::Stay => None,
-            Running::Yield => self.tasks.nth(nth).map(|(estimate, _)| estimate),
+            Running::Yield => self.tasks.nth(nth, lanes).map(|(estimate, _)| estimate),
         }
     }
 

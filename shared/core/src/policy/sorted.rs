@@ -63,9 +63,9 @@ impl<K: Ord + Copy> Sorted<K> {
         self.waiting.is_empty()
     }
 
-    /// The key of the `nth` task over all lanes, counted from 0. Costs as much as looking at that many in each.
-    pub(super) fn nth(&self, nth: usize) -> Option<K> {
-        let lanes = self.waiting.filter_map(|lane| self.lanes.get(&lane));
+    /// The key of the `nth` task in these lanes, counted from 0. Costs as much as looking at that many in each.
+    pub(super) fn nth(&self, nth: usize, lanes: Lanes) -> Option<K> {
+        let lanes = self.waiting.and(lanes).filter_map(|lane| self.lanes.get(&lane));
         let mut first: Vec<(K, EntryId)> = lanes.flat_map(|lane| lane.iter().take(nth + 1).copied()).collect();
         first.sort_unstable();
         first.get(nth).map(|(key, _)| *key)

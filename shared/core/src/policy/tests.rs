@@ -103,6 +103,16 @@ fn a_priority_is_charged_what_its_tasks_cost_not_what_was_expected() {
 }
 
 #[test]
+fn what_another_order_sent_is_neither_charged_nor_refunded() {
+    let entries = [entry(1, Priority::Low, 1), entry(2, Priority::High, 1)];
+    let mut policy = filled(Order::of(PolicyName::Weighted), &entries);
+    let sent = Entry { estimate: Micros(1_000_000), ..entry(9, Priority::Low, 0) };
+    policy.ended(&sent, Micros(1));
+    policy.not_stored(&sent);
+    assert_eq!(take_all(&mut *policy, &entries, Lanes::all()), [2, 1], "low has no lead");
+}
+
+#[test]
 fn the_shortest_goes_first_and_among_equals_the_oldest() {
     let of = |id, arrival, estimate| Entry { estimate: Micros(estimate), ..entry(id, Priority::Normal, arrival) };
     let entries = [of(1, 1, 9), of(2, 5, 3), of(3, 4, 3), of(4, 9, 1)];
@@ -116,7 +126,7 @@ fn only_srtf_names_contenders_the_shortest_first() {
     let entries = [of(1, Priority::Low, 9), of(2, Priority::High, 3), of(3, Priority::Low, 1)];
     let contenders = |policy| {
         let policy = filled(Order::of(policy), &entries);
-        (0..4).map(|nth| policy.contender(nth).map(|estimate| estimate.0)).collect::<Vec<_>>()
+        (0..4).map(|nth| policy.contender(nth, Lanes::all()).map(|estimate| estimate.0)).collect::<Vec<_>>()
     };
     assert_eq!(contenders(PolicyName::Srtf), [Some(1), Some(3), Some(9), None]);
     for policy in PolicyName::ALL.into_iter().filter(|policy| *policy != PolicyName::Srtf) {

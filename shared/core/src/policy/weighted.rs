@@ -9,9 +9,13 @@ use super::sorted::Sorted;
 use crate::entry::{Entry, EntryId, Lanes};
 use jetlane_schemas::registry::Weights;
 use jetlane_schemas::{Micros, Priority};
+use std::collections::BTreeMap;
 
 /// Virtual time is kept in microseconds of work times this over the weight, so that whole numbers do.
 const SCALE: i128 = 1 << 20;
+
+/// The longest run that is reckoned with: a day, as for one attempt.
+const COST_MAX: Micros = Micros(86_400_000_000);
 
 /// Weighted priorities.
 #[derive(Debug, Clone)]
@@ -23,11 +27,13 @@ pub(super) struct Weighted {
     waiting: [usize; 4],
     /// The virtual time of what went last: grows only.
     now: i128,
+    /// What was charged for tasks that have not ended: another order may have sent others.
+    charged: BTreeMap<EntryId, Micros>,
 }
 
 impl Weighted {
     pub(super) fn new(weights: Weights) -> Self {
-        Self { weights, tasks: Sorted::default(), times: [0; 4], waiting: [0; 4], now: 0 }
+        Self { weights, tasks: Sorted::default(), times: [0; 4], waiting: [0; 4], now: 0, charged: BTreeMap::new() }
     }
 
     fn charge(&mut self, priority: Priority, cost: i128) {
@@ -65,15 +71,21 @@ impl Policy for Weighted {
     }
 
     fn taken(&mut self, entry: &Entry) {
-        self.charge(entry.priority, i128::from(entry.estimate.0));
+        let charge = entry.estimate.min(COST_MAX);
+        self.charged.insert(entry.id, charge);
+        self.charge(entry.priority, i128::from(charge.0));
     }
 
     fn not_stored(&mut self, entry: &Entry) {
-        self.charge(entry.priority, -i128::from(entry.estimate.0));
+        if let Some(charge) = self.charged.remove(&entry.id) {
+            self.charge(entry.priority, -i128::from(charge.0));
+        }
     }
 
     fn ended(&mut self, entry: &Entry, cost: Micros) {
-        self.charge(entry.priority, i128::from(cost.0) - i128::from(entry.estimate.0));
+        if let Some(charge) = self.charged.remove(&entry.id) {
+            self.charge(entry.priority, i128::from(cost.min(COST_MAX).0) - i128::from(charge.0));
+        }
     }
 
     fn copy(&self) -> Box<dyn Policy> {

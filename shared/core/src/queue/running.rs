@@ -1,7 +1,7 @@
 //! What was dispatched and has not ended, and which of it is asked to yield (facts of srtf: the rule of
 //! gain, and its bounds against livelock).
 
-use crate::entry::{Entry, EntryId};
+use crate::entry::{Entry, EntryId, FITS_MAX, FitId};
 use jetlane_schemas::Micros;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,8 +43,8 @@ pub(super) struct Running {
     runs: BTreeMap<EntryId, Run>,
     /// Those that told what is left since they were last looked at.
     told: BTreeSet<EntryId>,
-    /// How many have been asked to yield and have not ended.
-    yielding: usize,
+    /// How many of each fit have been asked to yield and have not ended.
+    yielding: [usize; FITS_MAX],
 }
 
 impl Running {
@@ -62,7 +62,7 @@ impl Running {
         let run = self.runs.remove(&id)?;
         self.told.remove(&id);
         if run.asked == Asked::Yes {
-            self.yielding -= 1;
+            self.yielding[run.entry.fit.place()] -= 1;
         }
         Some(run.entry)
     }
@@ -83,16 +83,19 @@ impl Running {
     }
 
     /// The next task to ask to yield, of those that told what is left: one a waiting task that is worth it.
-    pub(super) fn ask_next(&mut self, now: Micros, contender: impl Fn(usize) -> Option<Micros>) -> Option<EntryId> {
+    /// `contender` is asked for the nth of a fit: only that can take the slot.
+    pub(super) fn ask_next(
+        &mut self,
+        now: Micros,
+        contender: impl Fn(usize, FitId) -> Option<Micros>,
+    ) -> Option<EntryId> {
         while let Some(id) = self.told.pop_first() {
-            let Some(best) = contender(self.yielding) else {
-                self.told.clear();
-                return None;
-            };
             let Some(run) = self.runs.get_mut(&id) else { continue };
-            if run.is_worth_yielding_to(now, best) {
+            let fit = run.entry.fit;
+            let yielding = &mut self.yielding[fit.place()];
+            if contender(*yielding, fit).is_some_and(|best| run.is_worth_yielding_to(now, best)) {
                 run.asked = Asked::Yes;
-                self.yielding += 1;
+                *yielding += 1;
                 return Some(id);
             }
         }

@@ -286,6 +286,28 @@ fn a_task_is_never_asked_for_less_than_stopping_costs() {
 }
 
 #[test]
+fn nobody_yields_to_a_task_that_cannot_take_the_slot() {
+    let mut queue = running(&[9_000], PolicyName::Srtf);
+    let gpu = queue.fit(&Fit::new("gpu").expect("valid")).expect("room in the table");
+    queue.on(NOW, Event::Arrived(Entry { fit: gpu, estimate: Micros(1), ..entry(2, Priority::Critical, 1) }));
+    left(&mut queue, 1, 8_000);
+    assert_eq!(queue.next(NOW), None);
+    waits(&mut queue, 3, 1);
+    left(&mut queue, 1, 8_000);
+    assert_eq!(queue.next(NOW), Some(Decision::Yield(EntryId(1))));
+}
+
+#[test]
+fn a_task_that_did_not_run_costs_its_priority_nothing() {
+    let mut queue = running(&[9_000], PolicyName::Weighted);
+    queue.on(NOW, Event::NotRun(EntryId(1)));
+    queue.on(NOW, Event::Arrived(entry(2, Priority::Low, 1)));
+    queue.on(NOW, Event::Arrived(entry(3, Priority::Normal, 1)));
+    queue.on(NOW, credit(2, 1, 1));
+    assert_eq!(dispatched(&mut queue, NOW), [3, 2], "normal has had nothing yet");
+}
+
+#[test]
 fn one_waiting_task_makes_one_running_task_yield() {
     let mut queue = running(&[9_000, 9_000], PolicyName::Srtf);
     waits(&mut queue, 3, 100);

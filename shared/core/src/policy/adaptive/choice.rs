@@ -8,14 +8,18 @@ use jetlane_schemas::{Micros, Priority};
 impl Adaptive {
     /// The oldest task, if it has waited longer than the guard's limit.
     pub(super) fn past_limit(&self, now: Micros, lanes: Lanes) -> Option<Pick> {
-        let oldest = lanes.filter_map(|lane| self.lanes[lane.number()].oldest.first().map(|&oldest| (oldest, lane)));
-        let ((arrival, id, tenant, key), lane) = oldest.min()?;
+        let (oldest, arrival) = self.oldest(lanes, Rule::Guard)?;
         let limit = match self.guard_limit {
             Limit::MeanCosts(costs) => costs.saturating_mul(self.mean_cost().unsigned_abs()),
             Limit::Fixed(limit) => limit.0,
         };
-        let past = now.0.saturating_sub(arrival.0) > limit;
-        past.then_some(Pick { key, id, tenant, lane, rule: Rule::Guard, flood: false })
+        (now.0.saturating_sub(arrival.0) > limit).then_some(oldest)
+    }
+
+    fn oldest(&self, lanes: Lanes, rule: Rule) -> Option<(Pick, Micros)> {
+        let oldest = lanes.filter_map(|lane| self.lanes[lane.number()].oldest.first().map(|&oldest| (oldest, lane)));
+        let ((arrival, id, tenant, key), lane) = oldest.min()?;
+        Some((Pick { key, id, tenant, lane, rule, flood: false }, arrival))
     }
 
     fn least(&self, lanes: impl Iterator<Item = LaneId>, rule: Rule) -> Option<Pick> {
@@ -80,9 +84,13 @@ impl Adaptive {
         let by_key = || self.least(lanes, Rule::Key);
         let [_, within, over] = &self.filed;
         let flood_first = over.first().zip(within.first()).is_some_and(|(over, within)| over.0 < within.0);
-        express().or_else(overtaking).or_else(|| match flood_first {
-            true => self.flood(lanes).or_else(by_key),
-            false => by_key().or_else(|| self.flood(lanes)),
-        })
+        express()
+            .or_else(overtaking)
+            .or_else(|| match flood_first {
+                true => self.flood(lanes).or_else(by_key),
+                false => by_key().or_else(|| self.flood(lanes)),
+            })
+            // More tenants are over than are looked at, and what fits is of the others.
+            .or_else(|| self.oldest(lanes, Rule::Key).map(|(oldest, _)| oldest))
     }
 }

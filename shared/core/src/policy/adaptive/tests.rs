@@ -171,21 +171,25 @@ fn a_flood_delays_nobody_who_has_no_backlog() {
 }
 
 #[test]
-fn what_submitters_say_before_anything_has_run_gives_no_flood_a_lead() {
-    let mut policy = Adaptive::with(Limit::MeanCosts(1 << 40), Weights::default());
-    // Said to take an hour each; they take a thousandth of what all others do.
-    let mut tasks: Vec<_> = (0..500).map(|id| entry(id, 0, Priority::Normal, 0, 3_600 * G)).collect();
-    add_all(&mut policy, &tasks);
-    let mut run = |policy: &mut Adaptive, tasks: &[Entry]| {
-        let id = policy.take(Micros(0), Lanes::all()).expect("some wait");
-        policy.ended(&tasks[id.0 as usize], Micros(G / 1_000));
-        id.0
-    };
-    (0..5).for_each(|_| assert!(run(&mut policy, &tasks) < 500));
-    tasks.extend((500..505).map(|id| entry(id, 1, Priority::Normal, 1, G)));
-    add_all(&mut policy, &tasks[500..]);
-    let order: Vec<u64> = (0..5).map(|_| run(&mut policy, &tasks)).collect();
-    assert_eq!(order, [500, 501, 502, 503, 504]);
+fn a_mean_that_was_far_too_large_gives_no_flood_a_lead() {
+    for servers in [1, 16] {
+        let mut policy = Adaptive::with(Limit::MeanCosts(1 << 40), Weights::default());
+        // Said to take an hour each before anything has run; they take a thousandth of a second.
+        let mut tasks: Vec<_> = (0..500).map(|id| entry(id, 0, Priority::Normal, 0, 3_600 * G)).collect();
+        add_all(&mut policy, &tasks);
+        let round = |policy: &mut Adaptive, tasks: &[Entry]| {
+            let went: Vec<u64> =
+                (0..servers).map_while(|_| policy.take(Micros(0), Lanes::all())).map(|id| id.0).collect();
+            went.iter().for_each(|id| policy.ended(&tasks[*id as usize], Micros(G / 1_000)));
+            went
+        };
+        (0..5).for_each(|_| assert!(round(&mut policy, &tasks).iter().all(|id| *id < 500)));
+        tasks.extend((500..505).map(|id| entry(id, 1, Priority::Normal, 1, 3_600 * G)));
+        add_all(&mut policy, &tasks[500..]);
+        let order: Vec<u64> = (0..5).flat_map(|_| round(&mut policy, &tasks)).take(5 + servers).collect();
+        let others = order.iter().filter(|id| **id >= 500).count();
+        assert_eq!(others, 5, "on {servers} servers: {order:?}");
+    }
 }
 
 #[test]
@@ -320,6 +324,27 @@ fn what_is_removed_or_has_no_room_is_not_taken() {
     assert_eq!(policy.take(Micros(1), lanes), Some(EntryId(2)));
     assert_eq!(policy.take(Micros(1), lanes), None);
     assert_eq!(order(&mut policy, 1), [3]);
+}
+
+#[test]
+fn what_fits_is_found_behind_any_number_of_floods_that_do_not() {
+    let mut policy = learned(GUARD_LIMIT);
+    let gpu = FitId::new(1).expect("in range");
+    let floods = SCAN as u64 + 10;
+    for id in 0..floods * 100 {
+        let flood = entry(id, (id % floods) as u32, Priority::Normal, 0, G);
+        policy.add(Micros(0), &Entry { fit: gpu, ..flood });
+    }
+    // Quiet tenants, without whom nobody would be over, and a flood that fits.
+    add_all(
+        &mut policy,
+        &(0..500).map(|n| entry(900_000 + n, 1_000 + n as u32, Priority::Low, 9, G)).collect::<Vec<_>>(),
+    );
+    add_all(&mut policy, &(0..100).map(|n| entry(910_000 + n, 2_000, Priority::Normal, 9, G)).collect::<Vec<_>>());
+    let mut lanes = Lanes::default();
+    lanes.insert_fit(FitId::default());
+    let taken = std::iter::from_fn(|| policy.take(Micros(10), lanes)).count();
+    assert_eq!(taken, 600);
 }
 
 #[test]
