@@ -331,15 +331,13 @@ fn what_fits_is_found_behind_any_number_of_floods_that_do_not() {
     let mut policy = learned(GUARD_LIMIT);
     let gpu = FitId::new(1).expect("in range");
     let floods = SCAN as u64 + 10;
+    // Quiet tenants, without whom nobody would be over; then floods, of which the last one fits.
+    let quiet: Vec<_> = (0..500).map(|n| entry(900_000 + n, 1_000 + n as u32, Priority::Low, 9, G)).collect();
+    add_all(&mut policy, &quiet);
     for id in 0..floods * 100 {
         let flood = entry(id, (id % floods) as u32, Priority::Normal, 0, G);
         policy.add(Micros(0), &Entry { fit: gpu, ..flood });
     }
-    // Quiet tenants, without whom nobody would be over, and a flood that fits.
-    add_all(
-        &mut policy,
-        &(0..500).map(|n| entry(900_000 + n, 1_000 + n as u32, Priority::Low, 9, G)).collect::<Vec<_>>(),
-    );
     add_all(&mut policy, &(0..100).map(|n| entry(910_000 + n, 2_000, Priority::Normal, 9, G)).collect::<Vec<_>>());
     let mut lanes = Lanes::default();
     lanes.insert_fit(FitId::default());
