@@ -7,8 +7,9 @@
 //! the lanes; and their processors, memory and custom resources, less what lies in the fit's own lanes.
 
 use crate::entry::{FITS_MAX, FitId};
-use crate::fits::FitSet;
+use crate::fits::{FitSet, FitTable};
 use jetlane_schemas::Micros;
+use jetlane_schemas::frame::Credit;
 use std::collections::BTreeMap;
 
 /// An executor that has not told its credit for so long adds no capacity. It tells at least once a second.
@@ -45,6 +46,25 @@ impl Totals {
 }
 
 impl Told {
+    /// Reads an announcement.
+    pub(crate) fn read(credit: &Credit, table: &mut FitTable) -> Self {
+        let mut of = [Totals::default(); FITS_MAX];
+        let mut fits = FitSet::default();
+        for (place, name) in credit.fits.iter().enumerate() {
+            let Some(fit) = table.number(name) else { continue };
+            fits.insert(fit);
+            if let Some(told) = credit.of_fits.get(place) {
+                of[fit.place()] = Totals { room: told.room, taken: told.taken, settled: told.settled };
+            } else if credit.of_fits.is_empty() {
+                // One that tells no more than its capacity: all it holds counts as the first of its fits'.
+                let (taken, settled) = if place == 0 { (credit.taken, credit.settled) } else { (0, 0) };
+                of[fit.place()] = Totals { room: u32::MAX, taken, settled };
+            }
+        }
+        let slots = if credit.slots == 0 { credit.capacity } else { credit.slots };
+        Self { slots, capacity: credit.capacity, fits, of }
+    }
+
     fn held(&self) -> u64 {
         self.of.iter().map(Totals::held).sum()
     }

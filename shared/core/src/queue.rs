@@ -3,14 +3,13 @@
 //! A task that arrived is waiting, or leaving (a decision on it is being carried out), or gone. The
 //! caller stores what was decided and answers; only then is the task gone, or back in its place.
 
-use crate::credit::{Ledger, Told, Totals};
-use crate::entry::{Entry, EntryId, FITS_MAX, FitId, LaneId, Lanes};
+use crate::credit::{Ledger, Told};
+use crate::entry::{Entry, EntryId, FitId, LaneId, Lanes};
 use crate::event::{Decision, Event, Stored, Waited};
-use crate::fits::{FitSet, FitTable};
+use crate::fits::FitTable;
 use crate::plain::PlainLanes;
 use crate::policy::{self, Policy};
 use crate::window::{Share, Windows};
-use jetlane_schemas::frame::Credit;
 use jetlane_schemas::registry::Order;
 use jetlane_schemas::subject::LaneKind;
 use jetlane_schemas::{Fit, Micros};
@@ -158,7 +157,7 @@ impl Queue {
             Event::NotStored(id, rest_until) => self.not_stored(now, id, rest_until),
             Event::Cancelled(id) => self.cancelled(id),
             Event::Credit(credit) => {
-                let told = self.told(&credit);
+                let told = Told::read(&credit, &mut self.fits);
                 self.ledger.told(now, credit.executor, told);
             }
             Event::Ended { entry, cost } => self.ended(entry, cost),
@@ -299,24 +298,6 @@ impl Queue {
         if let Some(entry) = self.running.remove(id) {
             self.policy.not_stored(&entry);
         }
-    }
-
-    fn told(&mut self, credit: &Credit) -> Told {
-        let mut of = [Totals::default(); FITS_MAX];
-        let mut fits = FitSet::default();
-        for (place, name) in credit.fits.iter().enumerate() {
-            let Some(fit) = self.fits.number(name) else { continue };
-            fits.insert(fit);
-            if let Some(told) = credit.of_fits.get(place) {
-                of[fit.place()] = Totals { room: told.room, taken: told.taken, settled: told.settled };
-            } else if credit.of_fits.is_empty() {
-                // One that tells no more than its capacity: all it holds counts as the first of its fits'.
-                let (taken, settled) = if place == 0 { (credit.taken, credit.settled) } else { (0, 0) };
-                of[fit.place()] = Totals { room: u32::MAX, taken, settled };
-            }
-        }
-        let slots = if credit.slots == 0 { credit.capacity } else { credit.slots };
-        Told { slots, capacity: credit.capacity, fits, of }
     }
 
     fn drop_next(&mut self) -> Option<Decision> {
