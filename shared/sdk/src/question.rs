@@ -17,6 +17,14 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// # Errors
 /// [`Error::Unanswered`], [`Error::Ask`], [`Error::Answer`].
 pub(crate) async fn ask(bus: &Bus, queue: &QueueName, question: &Question) -> Result<Answer, Error> {
+    match put(bus, queue, question).await? {
+        Answer::Refused { reason } => Err(Error::Answer { queue: queue.clone(), reason }),
+        answer => Ok(answer),
+    }
+}
+
+/// Puts a question; a refusal is an answer.
+async fn put(bus: &Bus, queue: &QueueName, question: &Question) -> Result<Answer, Error> {
     let subject = subject::ask(queue);
     let body: bytes::Bytes =
         serde_json::to_vec(question).expect("a question holds nothing but text and numbers").into();
@@ -33,16 +41,34 @@ pub(crate) async fn ask(bus: &Bus, queue: &QueueName, question: &Question) -> Re
         // Nobody listens: the broker says so at once, and a new leader may be on its way.
         tokio::time::sleep(ASK_AGAIN_AFTER).await;
     };
-    let malformed = |reason: String| Error::Answer { queue: queue.clone(), reason };
-    match serde_json::from_slice(&answer).map_err(|error| malformed(format!("it is no such JSON: {error}")))? {
-        Answer::Refused { reason } => Err(malformed(reason)),
-        answer => Ok(answer),
-    }
+    serde_json::from_slice(&answer)
+        .map_err(|error| Error::Answer { queue: queue.clone(), reason: format!("it is no such JSON: {error}") })
 }
 
 /// Asks when such a task would start.
 pub(crate) async fn expect(bus: &Bus, queue: &QueueName, question: &Question) -> Result<Expectation, Error> {
-    match ask(bus, queue, question).await? {
+    let answer = ask(bus, queue, question).await?;
+    expectation(queue, answer)
+}
+
+/// Asks when such a task would start, of a leader that may refuse to say, such as while it is asked too
+/// much: then `None`.
+pub(crate) async fn expect_if_told(
+    bus: &Bus,
+    queue: &QueueName,
+    question: &Question,
+) -> Result<Option<Expectation>, Error> {
+    match put(bus, queue, question).await? {
+        Answer::Refused { reason } => {
+            tracing::debug!(%queue, reason, "The leader did not say when a task would start.");
+            Ok(None)
+        }
+        answer => expectation(queue, answer).map(Some),
+    }
+}
+
+fn expectation(queue: &QueueName, answer: Answer) -> Result<Expectation, Error> {
+    match answer {
         Answer::Expectation(expectation) => Ok(expectation),
         other => Err(Error::Answer { queue: queue.clone(), reason: format!("it answers something else: {other:?}") }),
     }

@@ -186,7 +186,8 @@ impl<O> Submit<O> {
     /// With [`Admit::Strict`] the leader of the queue is asked before anything is stored: awaiting this
     /// fails with [`Error::TooLate`], which says when it would have started, or with
     /// [`Error::Unanswered`] where nobody answers. What is delayed, or of a type that nobody has
-    /// announced, is judged later, when the dispatcher reads it.
+    /// announced, or what the leader refuses to be asked about since it is asked too much, is judged
+    /// later, when the dispatcher reads it.
     pub fn admit(self, admit: Admit) -> Self {
         self.set(|task| {
             task.admit = admit;
@@ -305,11 +306,14 @@ impl Ready {
         if self.task.admit != Admit::Strict || self.task.deadline.is_none() || !self.known || !self.delay.is_zero() {
             return Ok(());
         }
-        let expected = crate::question::expect(client.bus(), &self.task.queue, &self.question()).await?;
-        if expected.meets_deadline {
-            return Ok(());
+        let told = crate::question::expect_if_told(client.bus(), &self.task.queue, &self.question()).await?;
+        match told {
+            Some(expected) if !expected.meets_deadline => {
+                Err(Error::TooLate { id: self.id.clone(), expected: Box::new(expected) })
+            }
+            // A leader that did not say judges the task when it reads it.
+            Some(_) | None => Ok(()),
         }
-        Err(Error::TooLate { id: self.id.clone(), expected: Box::new(expected) })
     }
 
     fn question(&self) -> Question {

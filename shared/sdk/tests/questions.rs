@@ -105,6 +105,16 @@ async fn a_strict_task_that_can_meet_its_deadline_is_submitted_and_so_is_one_wit
 }
 
 #[tokio::test]
+async fn a_leader_that_is_asked_too_much_to_answer_judges_a_strict_task_when_it_reads_it() {
+    let stage = Stage::open().await;
+    let mut leader = stage.leader().await;
+    let refusal = Answer::Refused { reason: "too many questions".into() };
+    let (accepted, _) = tokio::join!(stage.strict().forget(), stage.answer(&mut leader, &refusal));
+    accepted.expect("accepted");
+    assert_eq!(stage.stored().await, 1);
+}
+
+#[tokio::test]
 async fn without_a_leader_a_strict_task_is_not_stored_and_the_error_says_that_nobody_answered() {
     let stage = Stage::open().await;
     let nobody = stage.strict().forget().await.expect_err("nobody listens");

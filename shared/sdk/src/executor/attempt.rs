@@ -6,6 +6,7 @@ use super::governor::Governor;
 use super::lanes::Job;
 use super::limit::Usual;
 use super::next_run::{self, Next};
+use super::note::Note;
 use super::running::Running;
 use super::service::{TaskReply, TaskRequest, TaskService};
 use super::spans;
@@ -17,7 +18,6 @@ use jetlane_bus::{Bus, clock, trace};
 use jetlane_core::retry::{Answer, Backoff, Step, follow};
 use jetlane_schemas::frame::RunEnd;
 use jetlane_schemas::limits::BODY_BYTES_MAX;
-use jetlane_schemas::subject::{self, BUCKET_NOTES};
 use jetlane_schemas::{
     Completion, Failure, Micros, Outcome, QueueName, RunToken, TaskEvent, TaskId, TaskType, TraceContext, TypeEntry,
 };
@@ -90,6 +90,11 @@ async fn settle(desk: &Desk, job: &Job, ran: &mut Ran) -> Result<(), jetlane_bus
         Suspicion::Settled => return Ok(()),
         Suspicion::Run { late } => late,
     };
+    // Here and not before: a task waits for its slot, and then for what is looked up.
+    if !job.parcel.lease.holds() {
+        tracing::debug!(task_id = %task.id, "The lease of this run was over before it began; it runs elsewhere.");
+        return Ok(());
+    }
     let delivered = u32::try_from(job.parcel.delivered).unwrap_or(u32::MAX);
     let run = Run {
         desk,
@@ -114,7 +119,7 @@ async fn settle(desk: &Desk, job: &Job, ran: &mut Ran) -> Result<(), jetlane_bus
     let ctx = Ctx::new(desk, job, run.attempt, run.retries.saturating_add(1));
     desk.running.begin(&ctx);
     let settled = run.attempt(ctx, ran).await;
-    desk.running.end(&task.id);
+    desk.running.end(task);
     settled
 }
 
@@ -177,19 +182,17 @@ impl Run<'_> {
         Ran { end, took }
     }
 
-    /// A run that may not be the first resumes from what was saved, wherever that was.
+    /// A run that may not be the first resumes from what was saved last, beside the task or with it.
     async fn find_place(&self, ctx: &Ctx) {
         let task = &self.job.task;
-        if task.checkpoint.is_some() || !(task.suspect || self.job.parcel.delivered > 1) {
+        if !task.suspect && self.job.parcel.delivered <= 1 {
             return;
         }
-        let notes = async {
-            self.desk.bus.bucket(BUCKET_NOTES).await?.get::<Vec<u8>>(&subject::note_checkpoint(&task.id)).await
-        };
-        match notes.await {
-            Ok(saved) => ctx.left_off_at(saved),
+        match Note::read(&self.desk.bus, &task.id).await {
+            Ok(Some(note)) if note.is_newer_than(task) => ctx.left_off_at(note.into_place()),
+            Ok(_) => {}
             Err(error) => {
-                tracing::warn!(task_id = %task.id, %error, "The checkpoint cannot be read; starting over.");
+                tracing::warn!(task_id = %task.id, %error, "The checkpoint cannot be read; it goes on from an earlier one, or starts over.");
             }
         }
     }
@@ -256,10 +259,6 @@ impl Run<'_> {
         attempts: u32,
     ) -> Result<(), jetlane_bus::Error> {
         let task_id = &self.job.task.id;
-        if !self.job.parcel.lease.holds() {
-            tracing::debug!(%task_id, %error, "The lease of this run is over; its answer changes nothing.");
-            return Ok(());
-        }
         let left_off = ctx.left_off();
         let next = Next::of(self.job).after(delay).attempts(attempts).at_place(left_off.place, left_off.remaining);
         let next = if error.is_yield() {
@@ -358,3 +357,6 @@ fn hash(id: &TaskId) -> u64 {
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
+
+#[cfg(test)]
+mod tests;

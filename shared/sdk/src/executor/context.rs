@@ -4,6 +4,7 @@ use super::attempt::Desk;
 use super::credit::Ledger;
 use super::lanes::Job;
 use super::lease::Lease;
+use super::note::Note;
 use crate::task::TaskError;
 use jetlane_bus::{Bus, clock};
 use jetlane_schemas::frame::Progress;
@@ -83,6 +84,11 @@ impl Ctx {
         self.run.cancelled.cancel();
     }
 
+    /// Whether it is the run of this very delivery.
+    pub(crate) fn is_of(&self, task: &Arc<TaskEvent>) -> bool {
+        Arc::ptr_eq(&self.run.task, task)
+    }
+
     /// The leader asks for a run of this task to yield; another run is not meant.
     pub(crate) fn ask_to_yield(&self, run: u32) {
         if run == self.run.task.run {
@@ -91,8 +97,8 @@ impl Ctx {
     }
 
     /// An earlier run left off at this place.
-    pub(crate) fn left_off_at(&self, place: Option<Vec<u8>>) {
-        self.saved().place = place;
+    pub(crate) fn left_off_at(&self, place: Vec<u8>) {
+        self.saved().place = Some(place);
     }
 
     /// The task's id: the key by which effects elsewhere are made once.
@@ -162,9 +168,9 @@ impl Ctx {
         if !self.run.lease.holds() {
             return Err(TaskError::retry("the lease of this run is lost: another run may have begun"));
         }
-        let notes = self.run.bus.bucket(subject::BUCKET_NOTES).await?;
-        notes.put(&subject::note_checkpoint(self.id()), &bytes).await?;
-        self.saved().place = Some(bytes);
+        let note = Note::Of { run: self.run.task.run, place: bytes };
+        note.write(&self.run.bus, self.id()).await?;
+        self.saved().place = Some(note.into_place());
         Ok(())
     }
 

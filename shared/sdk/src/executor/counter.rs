@@ -170,7 +170,6 @@ impl Counter {
             let ran = match ran {
                 Some(ran) => ran,
                 None => {
-                    desk.running.end(&job.task.id);
                     next_run::halt(&desk, &mut job).await;
                     Ran { end: RunEnd::NotRun, took: started.elapsed() }
                 }

@@ -7,7 +7,7 @@ use jetlane_bus::Ack;
 use jetlane_bus::clock::Boottime;
 use jetlane_bus::flows::{LANE_ACK_WAIT, LANE_HOLD_EVERY};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 /// Signs of life in flight at once.
@@ -16,27 +16,34 @@ const SIGNS_IN_FLIGHT: usize = 64;
 /// The lease of one message that is held.
 #[derive(Debug, Clone)]
 pub(crate) struct Lease {
-    proven: Arc<Mutex<Boottime>>,
+    /// When the last confirmed sign was sent; `None` once it is over.
+    proven: Arc<Mutex<Option<Boottime>>>,
 }
 
 impl Lease {
     /// A lease that begins with the delivery.
     pub(crate) fn begin() -> Self {
-        Self { proven: Arc::new(Mutex::new(Boottime::now())) }
+        Self { proven: Arc::new(Mutex::new(Some(Boottime::now()))) }
     }
 
     /// Whether this run may still act for its task.
     pub(crate) fn holds(&self) -> bool {
-        let proven = *self.proven.lock().expect("nobody panics while holding a lease");
-        Boottime::now().since(proven) < LANE_ACK_WAIT
+        self.lock().is_some_and(|proven| Boottime::now().since(proven) < LANE_ACK_WAIT)
+    }
+
+    /// It is over, for good.
+    pub(crate) fn end(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Boottime>> {
+        self.proven.lock().expect("nobody panics while holding a lease")
     }
 
     /// A sign that was sent at `sent` has been answered. A lease that is over does not come back.
     fn prove(&self, sent: Boottime) {
-        let mut proven = self.proven.lock().expect("nobody panics while holding a lease");
-        if Boottime::now().since(*proven) < LANE_ACK_WAIT {
-            *proven = sent.max(*proven);
-        }
+        let mut proven = self.lock();
+        *proven = proven.filter(|proven| Boottime::now().since(*proven) < LANE_ACK_WAIT).map(|proven| sent.max(proven));
     }
 }
 
@@ -69,7 +76,7 @@ impl Holding {
         self.lock().1.remove(&number);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, (u64, HashMap<u64, Held>)> {
+    fn lock(&self) -> MutexGuard<'_, (u64, HashMap<u64, Held>)> {
         self.held.lock().expect("nobody panics while holding the list of what is held")
     }
 
@@ -91,6 +98,7 @@ impl Holding {
             .values_mut()
             .filter(|held| {
                 if !held.lease.holds() {
+                    held.lease.end();
                     held.lost.cancel();
                 }
                 now.since(held.since) >= LANE_HOLD_EVERY && held.lease.holds()

@@ -7,7 +7,7 @@
 //! - `context`: what a handler can ask and tell
 //! - `lanes`: its whole life; `pulling` brings messages, `counter` runs their tasks, `parcel` is what is held
 //! - `attempt`: one run, from delivery to settlement; `next_run`: the one after it
-//! - `running`: who is to stop or to yield
+//! - `running`: who is to stop or to yield; `note`: the place that a run saved
 //! - `lease`: signs of life for what is held, from outside the handlers
 //! - `means`, `credit`, `telling`: what it has, what it has room for, and how the leader hears of it
 //! - `limit`, `pressure`, `governor`: how it takes less when it is under pressure
@@ -24,6 +24,7 @@ mod lease;
 mod limit;
 mod means;
 mod next_run;
+mod note;
 mod parcel;
 mod prefetch;
 mod pressure;

@@ -72,10 +72,16 @@ impl Next {
     }
 }
 
-/// Stores the next run.
+/// Stores the next run; nothing once the lease of this one is over, since then it may run elsewhere.
 pub(crate) async fn store(desk: &Desk, job: &Job, next: Next) -> Result<(), jetlane_bus::Error> {
+    if !job.parcel.lease.holds() {
+        tracing::debug!(task_id = %job.task.id, "The lease of this run is over; it is not for this executor to store the next.");
+        return Ok(());
+    }
     let (now, delay) = (clock::now(), next.delay);
-    let next = next.of_task(&job.task, now);
+    let mut next = next.of_task(&job.task, now);
+    // An earlier delivery of this run may have begun and even ended.
+    next.suspect |= job.parcel.delivered > 1;
     let at = Micros(now.0.saturating_add(micros(delay)));
     let subject = next.due_subject();
     desk.bus.store_due(&next, at).await?.or_refused(&subject).map(|_| ())
@@ -83,7 +89,11 @@ pub(crate) async fn store(desk: &Desk, job: &Job, next: Next) -> Result<(), jetl
 
 /// Gives a task back to its queue without spending an attempt.
 pub(crate) async fn hand_back(desk: &Desk, job: &Job) {
-    match store(desk, job, Next::of(job)).await {
+    give_back(desk, job, Next::of(job)).await;
+}
+
+async fn give_back(desk: &Desk, job: &Job, next: Next) {
+    match store(desk, job, next).await {
         Ok(()) => job.parcel.settle_one().await,
         Err(error) => {
             tracing::warn!(task_id = %job.task.id, %error, "A task could not be handed back; it comes again by itself.");
@@ -92,11 +102,17 @@ pub(crate) async fn hand_back(desk: &Desk, job: &Job) {
     }
 }
 
-/// Gives a task back that has begun and may even have ended: the next run looks for its completion first.
+/// Gives a task back that has begun and may even have ended: the next run looks for its completion
+/// first, and otherwise goes on from where this one was.
 pub(crate) async fn halt(desk: &Desk, job: &mut Job) {
     job.stop.cancel();
+    let begun = desk.running.end(&job.task);
     Arc::make_mut(&mut job.task).suspect = true;
-    hand_back(desk, job).await;
+    let mut next = Next::of(job);
+    if let Some(left_off) = begun.map(|ctx| ctx.left_off()) {
+        next = next.at_place(left_off.place, left_off.remaining);
+    }
+    give_back(desk, job, next).await;
 }
 
 #[cfg(test)]

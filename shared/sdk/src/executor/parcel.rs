@@ -43,10 +43,15 @@ impl Parcel {
         tasks.into_iter().map(job).collect()
     }
 
-    /// One of its tasks is settled; the last one acks the message.
+    /// One of its tasks is settled; the last one acks the message. Not once the lease is over: the server
+    /// takes an ack of any delivery, and another executor may run what this one would remove.
     pub(crate) async fn settle_one(&self) {
         if self.open.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.holding.release(self.number);
+            if !self.lease.holds() {
+                tracing::debug!("The lease of a message is over; its ack is for whoever has it now.");
+                return;
+            }
             if let Err(error) = self.ack.settle().await {
                 tracing::debug!(%error, "An ack was not sent; the message comes again and is recognised.");
             }

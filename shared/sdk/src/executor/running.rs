@@ -2,9 +2,8 @@
 
 use super::context::Ctx;
 use jetlane_bus::Subscription;
-use jetlane_schemas::TaskId;
 use jetlane_schemas::frame::Yield;
-use jetlane_schemas::subject;
+use jetlane_schemas::{TaskEvent, TaskId, subject};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -21,8 +20,11 @@ impl Running {
         self.lock().insert(ctx.id().clone(), ctx.clone());
     }
 
-    pub(crate) fn end(&self, id: &TaskId) {
-        self.lock().remove(id);
+    /// The run of this very delivery is over: a later one of the task may have begun here. What it was,
+    /// if it was listed.
+    pub(crate) fn end(&self, task: &Arc<TaskEvent>) -> Option<Ctx> {
+        let mut runs = self.lock();
+        if runs.get(&task.id).is_some_and(|ctx| ctx.is_of(task)) { runs.remove(&task.id) } else { None }
     }
 
     /// Stops tasks that were cancelled.
@@ -46,7 +48,7 @@ impl Running {
         }
     }
 
-    fn ask(&self, Yield { id, run }: Yield) {
+    pub(crate) fn ask(&self, Yield { id, run }: Yield) {
         let Ok(id) = TaskId::new(id) else { return };
         if let Some(ctx) = self.lock().get(&id) {
             ctx.ask_to_yield(run);
