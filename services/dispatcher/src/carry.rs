@@ -145,8 +145,29 @@ pub(crate) async fn end(
 
 /// Stores a task for its next run, due at `at`. Its message id names that run.
 pub(crate) async fn postpone(bus: &Bus, task: &TaskEvent, at: Micros) -> Result<(), Error> {
-    let mut next = task.clone();
-    next.run += 1;
+    let next = next_run(task);
     let subject = next.due_subject();
     bus.store_due(&next, at).await?.or_refused(&subject).map(|_| ())
+}
+
+/// The task for its next run. The number of the last one may be anything that was once read.
+fn next_run(task: &TaskEvent) -> TaskEvent {
+    let mut next = task.clone();
+    next.run = next.run.saturating_add(1);
+    next
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jetlane_schemas::{QueueName, TaskId, TaskType};
+
+    #[test]
+    fn the_largest_number_of_a_run_stops_nobody() {
+        let task_type = TaskType::new("a.b").expect("valid");
+        let mut task = TaskEvent::new(TaskId::generate(), task_type, QueueName::default_queue(), Micros(0), Vec::new());
+        assert_eq!(next_run(&task).run, 2);
+        task.run = u32::MAX;
+        assert_eq!(next_run(&task).run, u32::MAX);
+    }
 }

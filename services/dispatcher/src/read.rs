@@ -5,6 +5,7 @@ use jetlane_bus::pull::DeliveryFacts;
 use jetlane_bus::schedule::SCHEDULE_FLOOR;
 use jetlane_bus::{clock, trace};
 use jetlane_schemas::intake::{self, Message};
+use jetlane_schemas::limits::TIMEOUT_MS_MAX;
 use jetlane_schemas::needs::smallest_fit;
 use jetlane_schemas::task::InvalidOption;
 use jetlane_schemas::{
@@ -16,7 +17,13 @@ use jetlane_schemas::{
 const UNKNOWN_TYPE_PAUSE: Micros = Micros(5_000_000);
 
 /// A task whose needs no declared fit covers is looked at again after so long.
-const NO_FIT_PAUSE: Micros = Micros(30_000_000);
+pub(crate) const NO_FIT_PAUSE: Micros = Micros(30_000_000);
+
+/// A submitter's clock is believed as far as it is at most so far behind the broker's.
+const SKEW_MAX: Micros = Micros(5_000_000);
+
+/// No run takes longer, whatever is told of it.
+pub(crate) const DAY: Micros = Micros(TIMEOUT_MS_MAX * 1_000);
 
 /// What is to become of a task that was read.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +77,7 @@ impl Judge<'_> {
                         .map(|mut task| {
                             // The subject decides: it is what the permissions are about.
                             (task.queue, task.priority, task.shard) = (self.queue.clone(), *priority, *shard);
+                            self.doubt(&mut task, message);
                             let fate = self.fate(&mut task, message.flow);
                             (task, fate)
                         })
@@ -79,6 +87,20 @@ impl Judge<'_> {
         };
         tasks.iter_mut().for_each(|(task, _)| task.suspect |= suspect);
         tasks
+    }
+
+    /// A submitter is not believed what only runs can tell, nor that its task is older than the broker
+    /// knows: both would move it before others. What Jetlane stored itself is kept within bounds.
+    fn doubt(&self, task: &mut TaskEvent, message: Arrived<'_>) {
+        if let Flow::Due(..) = message.flow {
+            task.remaining_us = task.remaining_us.map(|us| us.min(DAY.0));
+            return;
+        }
+        (task.run, task.attempts, task.yields, task.remaining_us, task.checkpoint) = (1, 0, 0, None, None);
+        let stored_at = message.facts.stored_at;
+        let oldest = Micros(stored_at.0.saturating_sub(SKEW_MAX.0));
+        task.submitted_at = task.submitted_at.clamp(oldest, stored_at).min(self.now);
+        task.due_at = task.due_at.map(|due_at| due_at.max(task.submitted_at));
     }
 
     fn read_raw(&self, task_type: &TaskType, message: Arrived<'_>) -> (TaskEvent, Fate) {
@@ -283,6 +305,34 @@ mod tests {
         let body = frame::encode_bundle(&[task(b"{}")]).expect("encodes");
         let (task, _) = read(&framed(), &[], &body, 1).remove(0);
         assert_eq!((task.queue, task.priority, task.shard.number()), (queue(), Priority::High, 3));
+    }
+
+    #[test]
+    fn a_submitter_tells_nothing_of_runs_and_no_age() {
+        let mut told = task(b"{}");
+        (told.run, told.attempts, told.yields, told.remaining_us) = (9, 3, 2, Some(1));
+        (told.checkpoint, told.submitted_at, told.due_at) = (Some(vec![1]), Micros(1), Some(Micros(2)));
+        let read_at = |submitted_at: Micros| {
+            let body = frame::encode_bundle(&[TaskEvent { submitted_at, ..told.clone() }]).expect("encodes");
+            read(&framed(), &[], &body, 1).remove(0).0
+        };
+        let task = read_at(Micros(1));
+        assert_eq!((task.run, task.attempts, task.yields, task.remaining_us, task.checkpoint), (1, 0, 0, None, None));
+        assert_eq!((task.submitted_at.0, task.due_at), (NOW.0 - SKEW_MAX.0, Some(task.submitted_at)));
+        assert_eq!(read_at(Micros(u64::MAX)).submitted_at, NOW);
+        assert_eq!(read_at(Micros(NOW.0 - 1_000)).submitted_at.0, NOW.0 - 1_000, "as it was told");
+    }
+
+    #[test]
+    fn what_comes_back_keeps_its_runs_and_has_at_most_a_day_left() {
+        let mut back = task(b"{}");
+        (back.run, back.attempts, back.yields, back.remaining_us) = (9, 3, 2, Some(u64::MAX));
+        (back.checkpoint, back.submitted_at) = (Some(vec![1]), Micros(1));
+        let body = frame::encode_bundle(std::slice::from_ref(&back)).expect("encodes");
+        let due = Flow::Due(queue(), Priority::Normal, Shard::default());
+        let task = read(&due, &[], &body, 1).remove(0).0;
+        assert_eq!((task.run, task.attempts, task.yields, task.remaining_us), (9, 3, 2, Some(DAY.0)));
+        assert_eq!((task.checkpoint, task.submitted_at), (back.checkpoint, Micros(1)));
     }
 
     #[test]

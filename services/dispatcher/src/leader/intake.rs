@@ -172,8 +172,6 @@ impl Leader {
         let task = &held.task;
         let estimate = self.learned.expect(task);
         held.estimate = estimate;
-        // One that has begun has kept its deadline, whatever comes after.
-        let starts_by = task.deadline.filter(|_| task.attempts == 0 && task.yields == 0);
         Entry {
             id,
             flow: held.flow,
@@ -182,7 +180,7 @@ impl Leader {
             task_type: type_of(&task.task_type),
             fit,
             first_arrival: first_arrival(task, held.stored_at),
-            expires: if held.fate == Fate::Run { starts_by } else { Some(NEVER_STARTS) },
+            expires: if held.fate == Fate::Run { starts_by(task) } else { Some(NEVER_STARTS) },
             due: due(task.deadline, estimate),
             estimate,
             yields: task.yields,
@@ -195,6 +193,11 @@ impl Leader {
 /// submitter's moves a task before the time at which the broker had it.
 fn first_arrival(task: &TaskEvent, stored_at: Micros) -> Micros {
     if task.run <= 1 { stored_at } else { task.due_at.unwrap_or(task.submitted_at).min(stored_at) }
+}
+
+/// Until when a task must start. One that has begun has kept its deadline, whatever comes after.
+pub(super) fn starts_by(task: &TaskEvent) -> Option<Micros> {
+    task.deadline.filter(|_| task.attempts == 0 && task.yields == 0)
 }
 
 /// Until when a task should have ended that must start by its deadline.

@@ -1,13 +1,13 @@
 //! What tasks need: the lanes of a queue's fits, and what waits because nobody fits.
 
 use super::{Held, Leader};
-use crate::read::Fate;
+use crate::read::{Fate, NO_FIT_PAUSE};
 use jetlane_bus::clock;
 use jetlane_core::credit::EXECUTOR_SILENCE_MAX;
 use jetlane_core::{Event, FitId};
 use jetlane_schemas::frame::Credit;
 use jetlane_schemas::subject::LaneKind;
-use jetlane_schemas::{Failure, Fit, FitEntry, Micros, Priority, QueueEntry};
+use jetlane_schemas::{Fit, FitEntry, Micros, Priority, QueueEntry};
 use std::collections::BTreeMap;
 
 /// How often it is looked for what nobody fits.
@@ -26,7 +26,7 @@ pub(crate) struct Fits {
     heard: BTreeMap<Fit, Micros>,
     said: BTreeMap<Fit, Micros>,
     look_at: Micros,
-    /// Tasks that no declared fit covers, since that was last said.
+    /// Tasks that no declared fit with a number covers, since that was last said.
     uncovered: u64,
     uncovered_said: Micros,
 }
@@ -87,9 +87,14 @@ impl Leader {
             self.fits.uncovered += 1;
             return FitId::default();
         }
+        if held.fate != Fate::Run {
+            // It goes to no lane: a name that nobody declared takes no number from one that is.
+            return FitId::default();
+        }
         let Some(fit) = self.core.fit(&held.task.fit) else {
-            let message = format!("the queue has no room for another fit than those it knows: {}", held.task.fit);
-            held.fate = Fate::Reject(Failure::new("option", message));
+            // The next leader numbers them anew.
+            held.fate = Fate::NoFit(Micros(held.read_at.0.saturating_add(NO_FIT_PAUSE.0)));
+            self.fits.uncovered += 1;
             return FitId::default();
         };
         self.ensure_lanes(&held.task.fit);

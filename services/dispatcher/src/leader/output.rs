@@ -1,6 +1,7 @@
 //! Decisions carried out, and their outcomes: the task is gone, or back in its place.
 
 use super::Leader;
+use super::intake::starts_by;
 use crate::carry::{self, Waits};
 use crate::read::Fate;
 use jetlane_bus::flows::Backlog;
@@ -11,6 +12,8 @@ use jetlane_schemas::{Failure, Micros, Outcome, SharedEntry};
 
 /// The rest after a lane was full.
 const FULL_REST: Micros = Micros(100_000);
+/// Over what is published at once instead of scheduled, by the time that writing it may take.
+const SOONEST: Micros = Micros(500_000);
 /// The rest after a fault.
 const FAULT_REST: Micros = Micros(1_000_000);
 
@@ -64,7 +67,7 @@ impl Leader {
             }
             Err(error) => {
                 held.fate = Fate::Reject(Failure::new("frame", format!("the task cannot be written: {error}")));
-                self.core.on(clock::now(), Event::Ended { entry, cost: Micros(0) });
+                self.core.on(clock::now(), Event::NotRun(entry));
                 self.end(entry);
             }
         }
@@ -74,9 +77,12 @@ impl Leader {
     pub(super) fn end(&mut self, entry: EntryId) {
         let Some(held) = self.held.get_mut(&entry) else { return };
         let bus = self.world.bus.clone();
+        let expired = || (Outcome::Expired, Failure::new("expired", "it had not started by its deadline"));
         let (outcome, failure) = match &held.fate {
-            Fate::Later(at) | Fate::NoFit(at) => {
-                let (task, at) = (held.task.clone(), *at);
+            Fate::Later(at) | Fate::NoFit(at)
+                if let Some(at) = postponed_to(clock::now(), *at, starts_by(&held.task)) =>
+            {
+                let task = held.task.clone();
                 self.works.push(Box::pin(async move {
                     let stored = carry::postpone(&bus, &task, at).await.map(|()| true);
                     Carried::Away { entry, stored }
@@ -84,7 +90,7 @@ impl Leader {
                 return;
             }
             Fate::Leave => return self.drop_entry(entry),
-            Fate::Run => (Outcome::Expired, Failure::new("expired", "it had not started by its deadline")),
+            Fate::Run | Fate::Later(_) | Fate::NoFit(_) => expired(),
             Fate::Reject(failure) => (Outcome::Rejected, failure.clone()),
         };
         let span = carry::end_span(&mut held.task, outcome, held.joins);
@@ -145,7 +151,7 @@ impl Leader {
                 let message = format!("the broker refused it for {subject}: {source}");
                 held.fate = Fate::Reject(Failure::new("refused", message));
                 self.run_is_void(entry);
-                self.core.on(clock::now(), Event::Ended { entry, cost: Micros(0) });
+                self.core.on(clock::now(), Event::NotRun(entry));
                 self.end(entry);
             }
             // Unknown: the same bytes go out again under the same id.
@@ -177,7 +183,33 @@ impl Leader {
     }
 }
 
+/// When a task that would wait until `at` is looked at again; `None` where it is too late by then or now.
+/// At its deadline it is looked at to be ended, and no sooner than a schedule can bring it: what is
+/// published at once would go round until then.
+fn postponed_to(now: Micros, at: Micros, starts_by: Option<Micros>) -> Option<Micros> {
+    match starts_by {
+        Some(deadline) if deadline <= now => None,
+        Some(deadline) => Some(at.min(deadline.max(Micros(now.0.saturating_add(SOONEST.0))))),
+        None => Some(at),
+    }
+}
+
 /// Ends the process where a test says so.
 fn crash_between_publish_and_ack() {
     fail::fail_point!("dispatcher::between-publish-and-ack", |_| std::process::abort());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_cannot_run_yet_waits_until_its_deadline_at_most() {
+        let to = |now, deadline: Option<u64>| postponed_to(Micros(now), Micros(30_000_000), deadline.map(Micros));
+        assert_eq!(to(0, None), Some(Micros(30_000_000)));
+        assert_eq!(to(0, Some(40_000_000)), Some(Micros(30_000_000)));
+        assert_eq!(to(0, Some(9_000_000)), Some(Micros(9_000_000)));
+        assert_eq!(to(8_999_999, Some(9_000_000)), Some(Micros(9_499_999)), "it does not go round until then");
+        assert_eq!(to(9_000_000, Some(9_000_000)), None);
+    }
 }

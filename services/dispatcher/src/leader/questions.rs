@@ -15,16 +15,19 @@ use std::time::{Duration, Instant};
 /// The most questions that are answered a second: each costs as much as dispatching what is before it.
 const QUESTIONS_A_SECOND: u32 = 20;
 const SECOND: Micros = Micros(1_000_000);
-/// Looking ahead for tasks that are read takes at most one part in so many of the leader's time. What
-/// comes while it rests is taken, and ends as expired if it cannot start.
+/// Looking ahead, for tasks that are read and for whoever asks, takes at most one part in so many of the
+/// leader's time. A task that comes while it rests is taken, and ends as expired if it cannot start; a
+/// question is refused.
 const FORECAST_PARTS: u32 = 4;
+/// After a quiet time, the part of so long is taken at once.
+const FORECAST_BURST: Duration = Duration::from_millis(100);
 
 /// How much was asked of late.
 #[derive(Debug)]
 pub(crate) struct Asked {
     since: Micros,
     questions: u32,
-    /// When it may be looked ahead again for a task that is read.
+    /// When it may be looked ahead again.
     forecast_at: Instant,
 }
 
@@ -35,19 +38,37 @@ impl Default for Asked {
 }
 
 impl Asked {
-    /// Whether another question is answered now.
-    fn is_one_more_answered(&mut self, now: Micros) -> bool {
+    /// Whether another question is answered now; why not, where it is not.
+    fn one_more(&mut self, now: Micros, at: Instant) -> Result<(), String> {
+        if at < self.forecast_at {
+            return Err("questions have had their part of the leader's time; ask again later".into());
+        }
         if now.0.saturating_sub(self.since.0) >= SECOND.0 {
             (self.since, self.questions) = (now, 0);
         }
-        self.questions += 1;
-        self.questions <= QUESTIONS_A_SECOND
+        self.questions = self.questions.saturating_add(1);
+        if self.questions > QUESTIONS_A_SECOND {
+            return Err(format!("more than {QUESTIONS_A_SECOND} questions in a second; ask again later"));
+        }
+        Ok(())
     }
 
-    /// A look ahead took so long.
+    /// Answers a question at the cost of the time it takes, or refuses it.
+    fn answer(&mut self, now: Micros, answer: impl FnOnce() -> Answer) -> Answer {
+        let since = Instant::now();
+        if let Err(reason) = self.one_more(now, since) {
+            return Answer::Refused { reason };
+        }
+        let answer = answer();
+        self.looked_ahead(since);
+        answer
+    }
+
+    /// A look ahead that began then is over.
     fn looked_ahead(&mut self, since: Instant) {
-        let now = Instant::now();
-        self.forecast_at = now + now.duration_since(since).min(Duration::from_secs(1)) * (FORECAST_PARTS - 1);
+        let took = since.elapsed().min(Duration::from_secs(1));
+        let quiet_since = since.checked_sub(FORECAST_BURST).unwrap_or(since);
+        self.forecast_at = self.forecast_at.max(quiet_since) + took * FORECAST_PARTS;
     }
 }
 
@@ -56,16 +77,13 @@ impl Leader {
     pub(super) fn take_question(&mut self, message: &Message) {
         let Some(reply) = message.reply.clone().filter(|reply| names::may_be_answered(reply)) else { return };
         let now = clock::now();
-        let answer = if self.asked.is_one_more_answered(now) {
-            match serde_json::from_slice(&message.body) {
-                Ok(Question::Explain { id }) => self.explain(now, &id),
-                Ok(Question::Expect(prospect)) => self.expect(now, &prospect),
-                Err(error) => Answer::Refused { reason: format!("the question cannot be read: {error}") },
-            }
-        } else {
-            let reason = format!("more than {QUESTIONS_A_SECOND} questions in a second; ask again later");
-            Answer::Refused { reason }
-        };
+        let mut asked = std::mem::take(&mut self.asked);
+        let answer = asked.answer(now, || match serde_json::from_slice(&message.body) {
+            Ok(Question::Explain { id }) => self.explain(now, &id),
+            Ok(Question::Expect(prospect)) => self.expect(now, &prospect),
+            Err(error) => Answer::Refused { reason: format!("the question cannot be read: {error}") },
+        });
+        self.asked = asked;
         let body = serde_json::to_vec(&answer).expect("an answer holds nothing but text and numbers");
         let bus = self.world.bus.clone();
         self.works.push(Box::pin(async move {
@@ -218,15 +236,37 @@ mod tests {
     #[test]
     fn looking_ahead_takes_a_part_of_the_time_and_rests_for_the_others() {
         let mut asked = Asked::default();
-        asked.looked_ahead(Instant::now() - Duration::from_millis(100));
-        let rest = asked.forecast_at.duration_since(Instant::now());
-        assert!(rest > Duration::from_millis(290) && rest < Duration::from_secs(3), "{rest:?}");
+        let since = Instant::now();
+        asked.looked_ahead(since - Duration::from_millis(100));
+        // 400 ms from its begin, of which the burst is given.
+        let rest = asked.forecast_at.duration_since(since);
+        assert!(rest >= Duration::from_millis(200) && rest < Duration::from_secs(3), "{rest:?}");
+        let again = asked.forecast_at;
+        asked.looked_ahead(Instant::now() - Duration::from_millis(10));
+        assert!(asked.forecast_at >= again + Duration::from_millis(40), "what was taken too early is owed");
+    }
+
+    #[test]
+    fn questions_that_take_long_are_refused_until_the_others_had_their_time() {
+        let mut asked = Asked::default();
+        let begun = Instant::now();
+        let costly = || {
+            let since = Instant::now();
+            while since.elapsed() < Duration::from_millis(50) {
+                std::hint::spin_loop();
+            }
+            Answer::Refused { reason: "answered".into() }
+        };
+        assert_eq!(asked.answer(SECOND, costly), Answer::Refused { reason: "answered".into() });
+        let rests = begun + Duration::from_millis(50);
+        assert!(asked.one_more(SECOND, rests).unwrap_err().ends_with("ask again later"));
+        assert_eq!(asked.one_more(SECOND, asked.forecast_at), Ok(()));
     }
 
     #[test]
     fn so_many_questions_a_second_are_answered_and_no_more() {
         let mut asked = Asked::default();
-        let mut answered = |at: u64| (0..50).filter(|_| asked.is_one_more_answered(Micros(at))).count();
+        let mut answered = |at: u64| (0..50).filter(|_| asked.one_more(Micros(at), Instant::now()).is_ok()).count();
         assert_eq!(answered(5_000_000), 20);
         assert_eq!(answered(5_999_999), 0);
         assert_eq!(answered(6_000_000), 20);

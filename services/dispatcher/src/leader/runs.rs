@@ -3,6 +3,7 @@
 
 use super::Leader;
 use super::output::{Beside, Carried};
+use crate::read::DAY;
 use jetlane_bus::clock;
 use jetlane_core::estimate::Observed;
 use jetlane_core::{EntryId, Event};
@@ -143,7 +144,8 @@ impl Leader {
         }
     }
 
-    /// A task that was to go to its lane is in none: nothing ran.
+    /// A task that was to go to its lane is in none: nothing ran. It comes back to its place, or the core
+    /// is told beside this.
     pub(super) fn run_is_void(&mut self, entry: EntryId) {
         let Some(held) = self.held.get(&entry) else { return };
         self.dispatched.remove(held.task.id.as_str(), held.task.run);
@@ -152,8 +154,8 @@ impl Leader {
     /// An executor told of the end of a run.
     pub(super) fn run_ended(&mut self, now: Micros, ended: &RunEnded) {
         let Some(run) = self.dispatched.remove(&ended.id, ended.run) else { return };
-        let cost = Micros(ended.run_us);
-        self.core.on(now, Event::Ended { entry: run.entry, cost });
+        let cost = cost_of(ended);
+        self.core.on(now, end_of(run.entry, ended));
         let observed = match ended.end {
             RunEnd::Done => Observed::Whole,
             RunEnd::Broken => Observed::AtLeast,
@@ -200,6 +202,19 @@ impl Leader {
     }
 }
 
+/// What a run took, as far as its executor is to be believed.
+fn cost_of(ended: &RunEnded) -> Micros {
+    Micros(ended.run_us).min(DAY)
+}
+
+/// What the core is told of the end of a run: one that did not run says nothing of what runs cost.
+fn end_of(entry: EntryId, ended: &RunEnded) -> Event {
+    match ended.end {
+        RunEnd::NotRun => Event::NotRun(entry),
+        RunEnd::Done | RunEnd::Broken | RunEnd::Yielded => Event::Ended { entry, cost: cost_of(ended) },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,6 +238,17 @@ mod tests {
         assert!(runs.remove("x", 1).is_none() && runs.remove("y", 2).is_none());
         assert_eq!(runs.remove("x", 2).map(|run| run.entry), Some(EntryId(1)));
         assert!(runs.remove("x", 2).is_none());
+    }
+
+    #[test]
+    fn a_run_costs_a_day_at_most_and_one_that_did_not_run_nothing() {
+        let end = |run_us, end| end_of(EntryId(1), &RunEnded { id: "x".into(), run: 1, run_us, end });
+        let costs = |cost| Event::Ended { entry: EntryId(1), cost: Micros(cost) };
+        assert_eq!(end(7, RunEnd::NotRun), Event::NotRun(EntryId(1)));
+        for ran in [RunEnd::Done, RunEnd::Broken, RunEnd::Yielded] {
+            assert_eq!(end(7, ran), costs(7));
+            assert_eq!(end(u64::MAX, ran), costs(86_400_000_000));
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Needs: a task goes only where it fits, and waits where nobody does.
 
 use crate::stage::{PATIENCE, QUIET, Stage, task};
+use jetlane_bus::clock;
 use jetlane_schemas::question::Reason;
 use jetlane_schemas::subject::{STREAM_LANES, STREAM_TASKS, STREAM_TIME};
-use jetlane_schemas::{Fit, Priority, TaskEvent};
+use jetlane_schemas::{Fit, Micros, Outcome, Priority, TaskEvent};
 
 const FITS: &str = r#"{"fits":[{"name":"gpu","covers":{"resources":{"gpu":1}}},
     {"name":"many-gpus","covers":{"resources":{"gpu":8}}}]}"#;
@@ -106,4 +107,45 @@ async fn room_that_an_executor_took_and_never_gave_back_is_found_again_in_each_f
         last.sort();
         assert_eq!(taken, last);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_waits_for_a_fit_or_for_its_type_expires_at_its_deadline() {
+    let stage = stage().await;
+    let (mut unfit, mut unknown) = (needing(9), task("pictures", "never.announced", Priority::Normal));
+    let deadline = Micros(clock::now().0 + 2_000_000);
+    (unfit.deadline, unknown.deadline) = (Some(deadline), Some(deadline));
+    stage.submit(&unfit).await;
+    stage.submit(&unknown).await;
+    for (task_type, task) in [("a.b", &unfit), ("never.announced", &unknown)] {
+        let done = stage.completion(task_type, task.id.as_str()).await;
+        assert_eq!((done.outcome, done.attempt), (Outcome::Expired, 0));
+        // Long before the next look at what no fit covers.
+        assert!(done.finished_at.ms_since(deadline) < 15_000.0, "{done:?}");
+    }
+    assert!(clock::now() >= deadline, "not before");
+    stage.until_holds(STREAM_TIME, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_of_a_fit_that_its_leader_has_no_number_for_waits_and_is_not_buried() {
+    let stage = stage().await;
+    let fits = |policy: &str, kind: &str| {
+        let fits: Vec<_> = (1..=15)
+            .map(|n| serde_json::json!({"name": format!("{kind}{n}"), "covers": {"resources": {kind: n}}}))
+            .collect();
+        serde_json::json!({"policy": policy, "fits": fits}).to_string()
+    };
+    let waits = needing(1);
+    stage.submit(&waits).await;
+    stage.until_told("pictures", &waits.id, |_| true).await;
+    for (policy, kind) in [("fifo", "old"), ("sjf", "new")] {
+        stage.declare("pictures", &fits(policy, kind)).await;
+        stage.until_told("pictures", &waits.id, |told| told.policy.to_string() == policy).await;
+    }
+    let mut unnumbered = task("pictures", "a.b", Priority::Normal);
+    unnumbered.needs.resources.insert("new".into(), 15);
+    stage.submit(&unnumbered).await;
+    stage.until_holds(STREAM_TIME, 1).await;
+    assert_eq!(stage.dead_letters().await, 0);
 }

@@ -186,7 +186,8 @@ async fn a_task_that_has_begun_in_time_does_not_expire_when_it_resumes() {
     let mut resumed = task("pictures", "a.b", Priority::Normal);
     resumed.deadline = Some(jetlane_schemas::Micros(clock::now().0 - 1_000_000));
     (resumed.run, resumed.yields, resumed.remaining_us) = (2, 1, Some(5_000_000));
-    stage.submit(&resumed).await;
+    let body = frame::encode_bundle(std::slice::from_ref(&resumed)).unwrap();
+    stage.store(resumed.due_subject(), Headers::new(), body, Some(resumed.message_id("due"))).await;
     let taken = stage.taker("pictures").await.take(1, 1).await;
     assert_eq!(taken[0].id, resumed.id);
 }

@@ -120,7 +120,7 @@ impl Stage {
                 let answer = self.bus.ask(&subject, question.clone().into(), QUIET).await.expect("asked");
                 let answer = answer.map(|answer| serde_json::from_slice(&answer).expect("an answer"));
                 match answer {
-                    Some(Answer::Refused { reason }) if reason.contains("in a second") => {}
+                    Some(Answer::Refused { reason }) if reason.ends_with("ask again later") => {}
                     Some(answer) => return answer,
                     None => {}
                 }

@@ -57,7 +57,7 @@ impl Next {
 
     fn of_task(self, task: &TaskEvent, now: Micros) -> TaskEvent {
         TaskEvent {
-            run: task.run + 1,
+            run: task.run.saturating_add(1),
             attempts: self.attempts,
             yields: self.yields,
             checkpoint: self.checkpoint,
