@@ -191,6 +191,8 @@ impl Estimates {
     pub fn expect(&self, task_type: &TaskType, size_key: Option<&str>, hint: Option<Micros>) -> Estimate {
         let first = RunTimes { runs: 0, mu: ln(FIRST), variance: VARIANCE_ASSUMED };
         let all = self.all.leaning_on(first, f64::from(u8::from(self.all.weight == 0.0)));
+        // How far types lie apart says nothing of how far the runs of one do.
+        let all = RunTimes { variance: all.variance.min(VARIANCE_ASSUMED), ..all };
         let known = self.types.get(task_type);
         let mut times = known.map_or(all, |known| known.all.leaning_on(all, PARENT_RUNS));
         if let (Some(known), Some(key)) = (known, size_key)
@@ -301,6 +303,16 @@ mod tests {
     #[test]
     fn an_unknown_type_is_expected_like_all_others() {
         assert!(within(mean(&learned(&[5_000; 100]), "unknown"), 5_000, 10));
+    }
+
+    #[test]
+    fn types_that_differ_by_far_make_no_estimate_of_one_too_large() {
+        let mut estimates = Estimates::default();
+        estimates.observe(&name("echo"), None, Micros(20), Observed::Whole);
+        for _ in 0..16 {
+            estimates.observe(&name("a"), None, Micros(2_000_000), Observed::Whole);
+        }
+        assert!(within(mean(&estimates, "a"), 2_000_000, 20), "{}", mean(&estimates, "a"));
     }
 
     #[test]
