@@ -8,7 +8,7 @@ use crate::header::{self, Headers};
 use crate::id::TaskId;
 use crate::limits::DELAY_MS_MAX;
 use crate::options::{Micros, PayloadCodec, Shard};
-use crate::task::{Admit, Callback, InvalidOption, TaskEvent, TraceContext};
+use crate::task::{Callback, InvalidOption, TaskEvent, TraceContext};
 use crate::token::{TaskType, Tenant};
 use crate::{QueueName, TypeEntry};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
@@ -211,10 +211,8 @@ fn set_options(
             out("needs", &format!("must be a JSON object of cpu_milli, memory_mib, resources, labels: {e}"))
         })?;
     }
-    match text(header::ADMIT).as_deref() {
-        None | Some("always") => {}
-        Some("strict") => task.admit = Admit::Strict,
-        Some(_) => return Err(out("admit", "must be always or strict")),
+    if let Some(admit) = text(header::ADMIT) {
+        task.admit = admit.parse().map_err(|_| out("admit", "must be always or strict"))?;
     }
     if let Some(ms) = number(header::DELAY_MS, "delay")? {
         if ms > DELAY_MS_MAX {

@@ -58,6 +58,35 @@ impl FromStr for Priority {
     }
 }
 
+/// What becomes of a task that cannot meet its deadline.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Admit {
+    /// It is taken all the same, and completes as `expired` if its deadline passes before it starts.
+    #[default]
+    Always,
+    /// It is refused: at submission by the SDK, otherwise it completes as `rejected` when it is read.
+    Strict,
+}
+
+impl Admit {
+    /// The word that stands in the header.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Strict => "strict",
+        }
+    }
+}
+
+impl FromStr for Admit {
+    type Err = InvalidName;
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let found = [Self::Always, Self::Strict].into_iter().find(|admit| admit.as_str() == text);
+        found.ok_or_else(|| InvalidName::new("admit", text, "must be always or strict"))
+    }
+}
+
 /// How a task's body is written. JSON unless its type says otherwise.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

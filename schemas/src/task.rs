@@ -5,7 +5,7 @@ use crate::limits::{
     CALLBACKS_MAX, CHECKPOINT_BYTES_MAX, HEADER_BYTES_MAX, HEADERS_MAX, NAME_BYTES_MAX, RETRIES_MAX, TIMEOUT_MS_MAX,
 };
 use crate::needs::Needs;
-use crate::options::{Micros, PayloadCodec, Priority, Shard};
+use crate::options::{Admit, Micros, PayloadCodec, Priority, Shard};
 use crate::token::{Fit, QueueName, TaskType, Tenant};
 use crate::{header, subject};
 use schemars::JsonSchema;
@@ -98,17 +98,6 @@ pub struct TaskEvent {
     #[serde(with = "crate::base64_text")]
     #[schemars(with = "String", extend("contentEncoding" = "base64"))]
     pub payload: Vec<u8>,
-}
-
-/// What becomes of a task that cannot meet its deadline.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Admit {
-    /// It is taken all the same, and completes as `expired` if its deadline passes before it starts.
-    #[default]
-    Always,
-    /// It is refused: at submission by the SDK, otherwise it completes as `rejected` when it is read.
-    Strict,
 }
 
 /// W3C trace context as it stands in headers; empty where there is none.

@@ -143,7 +143,7 @@ pub struct Submit {
     #[arg(long, value_parser = duration)]
     pub deadline: Option<Duration>,
     /// `strict` refuses it at once when it cannot start by its deadline; default `always`.
-    #[arg(long, value_parser = admit, requires = "deadline")]
+    #[arg(long, requires = "deadline")]
     pub admit: Option<Admit>,
     /// How long it runs, as far as you know, such as `2s`: counts until enough runs are measured.
     #[arg(long, value_parser = duration)]
@@ -355,12 +355,4 @@ pub struct Pipeline {
 /// Reads `250ms`, `5s`, `10m`, `2h` and their sums.
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| error.to_string())
-}
-
-fn admit(text: &str) -> Result<Admit, String> {
-    match text {
-        "always" => Ok(Admit::Always),
-        "strict" => Ok(Admit::Strict),
-        _ => Err("must be always or strict".into()),
-    }
 }

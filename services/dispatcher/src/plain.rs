@@ -7,9 +7,6 @@ use jetlane_schemas::subject::Lane;
 use jetlane_schemas::{Admit, Headers, Micros, PayloadCodec, Priority, Shard, TaskEvent, TraceContext, header};
 use std::str::FromStr;
 
-/// What [`header::ADMIT`] says of a task that is refused rather than late.
-const STRICT: &str = "strict";
-
 /// The headers of a task on a plain lane.
 pub(crate) fn headers(task: &TaskEvent) -> Headers {
     let mut headers = Headers::new();
@@ -40,7 +37,7 @@ pub(crate) fn headers(task: &TaskEvent) -> Headers {
         (header::SIZE_KEY, task.size_key.as_deref().map(percent_encode)),
         (header::ESTIMATE_MS, task.estimate_us.map(|us| us.div_ceil(1_000).to_string())),
         (header::NEEDS, needs(task)),
-        (header::ADMIT, (task.admit == Admit::Strict).then(|| STRICT.to_owned())),
+        (header::ADMIT, (task.admit != Admit::default()).then(|| task.admit.as_str().to_owned())),
         (header::PARENT, task.parent.as_ref().map(ToString::to_string)),
         (header::CALLBACKS, callbacks(task)),
         (header::TRACEPARENT, text(&task.trace.traceparent)),
@@ -100,7 +97,7 @@ pub(crate) fn read(lane: &Lane, headers: &Headers, body: &[u8]) -> Option<TaskEv
     task.estimate_us = read_as::<u64>(headers, header::ESTIMATE_MS).and_then(|ms| ms.checked_mul(1_000));
     let needs = headers.get(header::NEEDS).map(percent_decode);
     task.needs = needs.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
-    task.admit = if headers.get(header::ADMIT) == Some(STRICT) { Admit::Strict } else { Admit::Always };
+    task.admit = read_as(headers, header::ADMIT).unwrap_or_default();
     task.parent = read_as(headers, header::PARENT);
     let callbacks = headers.get(header::CALLBACKS).map(percent_decode);
     task.callbacks = callbacks.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();

@@ -52,9 +52,8 @@ pub use executor::{
 };
 pub use handle::TaskHandle;
 pub use jetlane_schemas::question::{Answer, Expectation, Explanation, Reason};
-pub use jetlane_schemas::task::Admit;
 pub use jetlane_schemas::{
-    Callback, Completion, Failure, Flow, Headers, Needs, Outcome, PayloadCodec, Priority, QueueEntry, QueueName,
+    Admit, Callback, Completion, Failure, Flow, Headers, Needs, Outcome, PayloadCodec, Priority, QueueEntry, QueueName,
     TaskId, TaskType, TypeEntry,
 };
 pub use submit::{Accepted, Submit};

@@ -8,6 +8,8 @@ use crate::args::{Bench, BenchWhat};
 use crate::output::{Exit, Failure, Output};
 use jetlane_service::config::Sources;
 use jetlane_service::telemetry::{self, Telemetry};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 /// Measures what is asked for.
 pub(crate) async fn run(bench: &Bench, output: &Output) -> Result<Exit, Failure> {
@@ -18,6 +20,18 @@ pub(crate) async fn run(bench: &Bench, output: &Output) -> Result<Exit, Failure>
     };
     guard.shutdown().await;
     exit
+}
+
+/// Drains the services of a bench and waits for them.
+async fn stop(drain: &CancellationToken, mut services: JoinSet<Result<(), String>>) {
+    drain.cancel();
+    while let Some(ended) = services.join_next().await {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => eprintln!("jetlane: a service ended badly: {error}"),
+            Err(error) => eprintln!("jetlane: a service panicked: {error}"),
+        }
+    }
 }
 
 /// Tracing is compiled in and off; only what goes wrong is told.

@@ -205,15 +205,8 @@ impl Services {
             .map_err(|_| Failure::new(Exit::TimedOut, "the pipeline is not ready"))?
     }
 
-    async fn stop(mut self) {
-        self.drain.cancel();
-        while let Some(ended) = self.services.join_next().await {
-            match ended {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => eprintln!("jetlane: a service ended badly: {error}"),
-                Err(error) => eprintln!("jetlane: a service panicked: {error}"),
-            }
-        }
+    async fn stop(self) {
+        super::stop(&self.drain, self.services).await;
     }
 }
 

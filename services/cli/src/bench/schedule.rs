@@ -203,14 +203,7 @@ impl Wire {
     }
 
     async fn stop(mut self) {
-        self.drain.cancel();
-        while let Some(ended) = self.services.join_next().await {
-            match ended {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => eprintln!("jetlane: a service ended badly: {error}"),
-                Err(error) => eprintln!("jetlane: a service panicked: {error}"),
-            }
-        }
+        super::stop(&self.drain, self.services).await;
         self.server.stop().await;
     }
 }

@@ -81,7 +81,7 @@ impl Flows {
     }
 
     /// The flows that are read from the start: those of all tenants without a shard of their own, and those
-    /// in which nobody's tasks come back. What is not read yet waits for a poll of the subjects.
+    /// where tasks of no tenant come back. A flow that is not read yet waits for a poll of the subjects.
     pub(crate) fn eager(queue: &QueueName) -> impl Iterator<Item = Flow> + '_ {
         let back = Priority::ALL.into_iter().map(|priority| Flow::Due(queue.clone(), priority, Shard::default()));
         let shared = (0..Shard::SHARED).filter_map(|number| Shard::new(number).ok());

@@ -4,7 +4,7 @@ use super::{Accepted, Ready};
 use crate::client::Client;
 use crate::error::Error;
 use jetlane_bus::{Outgoing, Published, clock, publish::Expect, trace};
-use jetlane_schemas::task::Admit;
+use jetlane_schemas::Admit;
 use jetlane_schemas::{Headers, Micros, TaskEvent, frame, header, intake, subject};
 use std::fmt;
 use tracing::Instrument;
@@ -109,7 +109,7 @@ fn by_the_open_door(task: &TaskEvent) -> Result<Outgoing, jetlane_bus::Error> {
     optional(header::ESTIMATE_MS, task.estimate_us.map(|us| us.div_ceil(1_000).to_string()));
     let needs = serde_json::to_string(&task.needs).expect("needs hold nothing but text and numbers");
     optional(header::NEEDS, (!task.needs.is_none()).then_some(needs));
-    optional(header::ADMIT, (task.admit == Admit::Strict).then(|| "strict".into()));
+    optional(header::ADMIT, (task.admit != Admit::default()).then(|| task.admit.as_str().into()));
     optional(header::DEADLINE, task.deadline.map(clock::rfc3339));
     optional(header::RETRIES, task.retries.map(|n| n.to_string()));
     optional(header::TIMEOUT_MS, task.timeout_ms.map(|n| n.to_string()));
