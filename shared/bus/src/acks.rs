@@ -166,11 +166,7 @@ impl Waiting {
     }
 }
 
-async fn hear(
-    mut acks: async_nats::Subscriber,
-    waiting: Arc<Mutex<Waiting>>,
-    mut connections: watch::Receiver<u64>,
-) {
+async fn hear(mut acks: async_nats::Subscriber, waiting: Arc<Mutex<Waiting>>, mut connections: watch::Receiver<u64>) {
     connections.mark_unchanged();
     loop {
         tokio::select! {
@@ -235,7 +231,8 @@ mod tests {
         let read = |body: &str| read(None, body.as_bytes());
         assert_eq!(read(r#"{"stream":"S","seq":7}"#), Answer::Stored(7));
         assert_eq!(read(r#"{"stream":"S","seq":7,"duplicate":true,"domain":"d"}"#), Answer::Duplicate(7));
-        let refused = r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 1"},"stream":"S","seq":0}"#;
+        let refused =
+            r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 1"},"stream":"S","seq":0}"#;
         assert_eq!(read(refused), Answer::Refused(10_071, "wrong last sequence: 1".into()));
         assert_eq!(read("{}"), Answer::Unknown);
         assert_eq!(read("+OK"), Answer::Unknown);

@@ -146,7 +146,9 @@ fn verdict(answer: &Answer, subject: &str, sends: u32) -> Option<Result<Publishe
 #[expect(clippy::needless_pass_by_value, reason = "the form that map_or_else wants")]
 fn refused_here(error: async_nats::PublishError) -> Answer {
     match error.kind() {
-        PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::InvalidSubject => Answer::Refused(0, error.to_string()),
+        PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::InvalidSubject => {
+            Answer::Refused(0, error.to_string())
+        }
         PublishErrorKind::Send => Answer::Unknown,
     }
 }

@@ -49,7 +49,8 @@ impl Leader {
         let Some(span) = self.begin(entry, kind, waited) else { return };
         let Some(held) = self.held.get(&entry) else { return };
         let more = More { bytes: frame_bytes(&held.task), run_most: held.expected.most };
-        let parcel = Parcel { kind, entries: vec![entry], spans: Vec::from_iter((!span.is_disabled()).then_some(span)) };
+        let parcel =
+            Parcel { kind, entries: vec![entry], spans: Vec::from_iter((!span.is_disabled()).then_some(span)) };
         if kind == LaneKind::Plain {
             self.note_called_back(entry);
             return self.send(parcel);
@@ -156,7 +157,9 @@ impl Leader {
                     self.gone(entry, Stored::New);
                 }
             }
-            Ok(Published::Duplicate(_)) => parcel.entries.into_iter().for_each(|entry| self.gone(entry, Stored::Before)),
+            Ok(Published::Duplicate(_)) => {
+                parcel.entries.into_iter().for_each(|entry| self.gone(entry, Stored::Before))
+            }
             Ok(Published::Full) => self.not_in_lane(&parcel, FULL_REST, "the lanes are full"),
             Ok(Published::Taken | Published::NoStream) => {
                 self.not_in_lane(&parcel, FAULT_REST, "no stream takes the lane");

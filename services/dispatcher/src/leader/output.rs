@@ -3,9 +3,9 @@
 use super::Leader;
 use super::bundles::Parcel;
 use super::intake::starts_by;
+use super::upkeep::Counted;
 use crate::carry;
 use crate::read::Fate;
-use jetlane_bus::flows::Backlog;
 use jetlane_bus::{Error, Published, clock};
 use jetlane_core::{EntryId, Event, Stored};
 use jetlane_schemas::subject::Lane;
@@ -35,7 +35,7 @@ pub(crate) enum Beside {
     /// It was written which shards are shared.
     SharedTold(SharedEntry, Result<(), Error>),
     /// Lanes were counted, when so much had moved.
-    Counted(u64, Vec<(Lane, Backlog)>),
+    Counted(u64, Vec<Counted>),
 }
 
 impl Leader {

@@ -5,7 +5,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use jetlane_bus::done::Completed;
 use jetlane_bus::{Bus, Error};
 use jetlane_schemas::Completion;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 /// Completions that are stored together, at most.
@@ -13,8 +13,13 @@ const TOGETHER_MAX: usize = 128;
 /// Batches under way at once: while one is answered the next are on their way.
 const UNDER_WAY_MAX: usize = 6;
 
+/// Completions that runs store themselves: idle, none takes the way through another task.
+const ALONE_MAX: usize = 2;
+
 /// Where runs bring their completions.
 pub(crate) struct Completing {
+    bus: Bus,
+    alone: Semaphore,
     sender: mpsc::Sender<Ending>,
     working: AbortHandle,
 }
@@ -34,8 +39,8 @@ impl Completing {
     /// Begins to take completions; as many wait as there are slots, at most.
     pub(crate) fn begin(bus: Bus, slots: usize) -> Self {
         let (sender, endings) = mpsc::channel(slots.max(1));
-        let working = tokio::spawn(work(bus, endings)).abort_handle();
-        Self { sender, working }
+        let working = tokio::spawn(work(bus.clone(), endings)).abort_handle();
+        Self { bus, alone: Semaphore::new(ALONE_MAX), sender, working }
     }
 
     /// Stores a completion unless the task has one, and tells which it is: see [`Bus::complete`].
@@ -45,6 +50,9 @@ impl Completing {
     pub(crate) async fn complete(&self, completion: Completion) -> Result<Completed, Error> {
         let subject = || jetlane_schemas::subject::STREAM_DONE.to_owned();
         let closed = || Error::Send { subject: subject(), source: "the executor ends".into() };
+        if let Ok(_alone) = self.alone.try_acquire() {
+            return self.bus.complete(completion).await;
+        }
         let (told, answer) = oneshot::channel();
         self.sender.send(Ending { completion, told }).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
