@@ -1,19 +1,19 @@
 //! The words of the command line.
 
+mod bench;
 pub(crate) mod needs;
 mod queues;
 mod simulate;
 mod tasks;
 
+pub use bench::{Bench, BenchWhat, Clock, Loop, Pipeline, Schedule, Told};
 pub use queues::{MaxWait, Queues, QueuesAction, QueuesSet, QueuesShow};
 pub use simulate::{Policies, Priorities, Simulate};
 pub use tasks::{Explain, Record, Tasks, TasksAction};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use jetlane::Priority;
-use jetlane_schemas::PolicyName;
 use jetlane_schemas::{Admit, Needs};
-use jetlane_simulator::Workload;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -284,72 +284,6 @@ pub struct TypesSet {
     /// A file with the JSON Schema of its body.
     #[arg(long)]
     pub schema: Option<PathBuf>,
-}
-
-/// Measure.
-#[derive(Debug, clap::Args)]
-pub struct Bench {
-    /// What.
-    #[command(subcommand)]
-    pub what: BenchWhat,
-}
-
-/// What to measure.
-#[derive(Debug, Subcommand)]
-pub enum BenchWhat {
-    /// The whole pipeline beside the bare broker, in one run, on a server of its own.
-    Pipeline(Pipeline),
-    /// The policies on the wire: the simulator's arrivals as real tasks, beside its figures.
-    Schedule(Schedule),
-}
-
-/// The policies on the wire.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Schedule {
-    /// One policy. Default: all of them, one after the other.
-    #[arg(long)]
-    pub policy: Option<PolicyName>,
-    /// Distribution of sizes: exp, bp1.5, bp1.3, bp1.1 or azure.
-    #[arg(long, default_value = "exp")]
-    pub workload: Workload,
-    /// Load: work offered, as a part of what the slots can do.
-    #[arg(long, default_value_t = 0.8)]
-    pub rho: f64,
-    /// Noise of the estimates: they are size x e^(sigma x N).
-    #[arg(long, default_value_t = 0.0)]
-    pub sigma: f64,
-    /// Slots of the executor.
-    #[arg(long, default_value_t = 8)]
-    pub slots: u32,
-    /// Tasks of each policy.
-    #[arg(long, default_value_t = 2_000)]
-    pub tasks: usize,
-    /// Tenants.
-    #[arg(long, default_value_t = 16)]
-    pub tenants: u32,
-    /// Mean size, in milliseconds: long against the way from hop to hop.
-    #[arg(long, default_value_t = 100.0)]
-    pub mean_ms: f64,
-    /// What all chance follows from.
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// Print one JSON object.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// The whole pipeline beside the bare broker.
-#[derive(Debug, clap::Args)]
-pub struct Pipeline {
-    /// No-op tasks of one throughput run.
-    #[arg(long, default_value_t = 100_000)]
-    pub tasks: usize,
-    /// Run the callback service too, which reads every completion once more.
-    #[arg(long)]
-    pub callbacks: bool,
-    /// Print one JSON object.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Reads `250ms`, `5s`, `10m`, `2h` and their sums.

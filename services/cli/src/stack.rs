@@ -1,13 +1,15 @@
 //! Everything on this machine: a NATS server and the services, each a process of its own, so that
 //! traces and logs name each service. All of it ends with this process, however that ends.
 
+mod service;
+
+pub(crate) use service::Service;
+
 use crate::output::{Exit, Failure};
 use jetlane::{Client, Connect, TaskType};
-use jetlane_bus::local::{self, Options, Server};
+use jetlane_bus::local::{self, Binary, Options, Server};
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
-use tokio::process::{Child, ChildStdin, Command};
 
 /// The services of a stack.
 pub(crate) const SERVICES: [&str; 3] = ["dispatcher", "executor", "callback"];
@@ -15,22 +17,12 @@ pub(crate) const SERVICES: [&str; 3] = ["dispatcher", "executor", "callback"];
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How often is looked whether they are.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How long a service may take to drain.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// A server and its services.
 pub(crate) struct Stack {
     pub(crate) server: Server,
     pub(crate) client: Client,
     services: Vec<Service>,
-}
-
-/// A service that runs as a child.
-struct Service {
-    name: &'static str,
-    child: Child,
-    /// Its standard input: closed, it drains. Apart from the child, since waiting for that would close it.
-    lifeline: Option<ChildStdin>,
 }
 
 /// What a stack is to be.
@@ -52,7 +44,7 @@ impl Stack {
         let server = start_server(wanted.port, wanted.data).await?;
         let mut services = Vec::new();
         for service in SERVICES {
-            services.push(start_service(service, &server.url(), &wanted.variables)?);
+            services.push(Service::start(service, &["run", service], &server.url(), &wanted.variables)?);
         }
         let connect = Connect::to(server.url(), wanted.name);
         let client = Client::connect_with(&connect).await?;
@@ -107,15 +99,10 @@ impl Stack {
     /// Drains the services, then ends the server.
     pub(crate) async fn stop(mut self) {
         for service in &mut self.services {
-            drop(service.lifeline.take());
+            service.drain();
         }
-        for Service { name, child, .. } in &mut self.services {
-            if tokio::time::timeout(STOP_WITHIN, child.wait()).await.is_err() {
-                eprintln!("jetlane: the {name} did not drain in {} s and is ended.", STOP_WITHIN.as_secs());
-                if let Err(error) = child.kill().await {
-                    eprintln!("jetlane: the {name} could not be ended: {error}");
-                }
-            }
+        for service in self.services {
+            service.stop().await;
         }
         self.server.stop().await;
     }
@@ -123,41 +110,22 @@ impl Stack {
 
 /// Finds (or fetches) a server and starts it.
 pub(crate) async fn start_server(port: u16, data: Option<PathBuf>) -> Result<Server, Failure> {
-    let failed = |error: local::Error| Failure::of(Exit::Error, &error);
-    let binary = local::find(|text| eprintln!("{text}")).await.map_err(failed)?;
-    Server::start(&binary, Options { name: "jetlane".into(), port, data, ..Options::default() }).await.map_err(failed)
+    start_server_with(Options { port, data, ..Options::default() }).await
 }
 
-fn start_service(service: &'static str, url: &str, variables: &[(&'static str, String)]) -> Result<Service, Failure> {
-    let failed = |error: std::io::Error| Failure::new(Exit::Error, format!("the {service} cannot be started: {error}"));
-    let this = std::env::current_exe().map_err(failed)?;
-    let mut child = Command::new(this)
-        .args(["run", service])
-        .env("NATS_URL", url)
-        .env("JETLANE_DIE_WITH_PARENT", "1")
-        .env_remove("OTEL_SERVICE_NAME")
-        .envs(variables.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        // Ctrl-C is for this process alone, which then drains the others in order.
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(failed)?;
-    let lifeline = child.stdin.take();
-    Ok(Service { name: service, child, lifeline })
+/// The same with other options.
+pub(crate) async fn start_server_with(options: Options) -> Result<Server, Failure> {
+    let binary = find_server().await?;
+    let options = Options { name: "jetlane".into(), ..options };
+    Server::start(&binary, options).await.map_err(|error| Failure::of(Exit::Error, &error))
+}
+
+/// Finds (or fetches) a server.
+pub(crate) async fn find_server() -> Result<Binary, Failure> {
+    local::find(|text| eprintln!("{text}")).await.map_err(|error| Failure::of(Exit::Error, &error))
 }
 
 async fn first_to_end(services: &mut [Service]) -> (&'static str, String) {
-    let ends = services.iter_mut().map(|Service { name, child, .. }| {
-        let name = *name;
-        Box::pin(async move {
-            let how = match child.wait().await {
-                Ok(status) => status.to_string(),
-                Err(error) => error.to_string(),
-            };
-            (name, how)
-        })
-    });
+    let ends = services.iter_mut().map(|service| Box::pin(async { (service.name(), service.ended().await) }));
     futures::future::select_all(ends).await.0
 }

@@ -2,7 +2,7 @@
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
-use jetlane_cli::args::{Args, BenchWhat, Command, Format, MaxWait, QueuesAction, TasksAction, TypesAction};
+use jetlane_cli::args::{Args, BenchWhat, Clock, Command, Format, MaxWait, QueuesAction, TasksAction, TypesAction};
 use jetlane_schemas::{Admit, PolicyName};
 use std::time::Duration;
 
@@ -36,7 +36,16 @@ fn what_is_not_said_has_a_default() {
     assert_eq!((result.wait, result.timeout), (false, Duration::from_secs(300)));
     let Command::Bench(bench) = command("jetlane bench pipeline") else { panic!("another command") };
     let BenchWhat::Pipeline(pipeline) = bench.what else { panic!("another bench") };
-    assert_eq!(pipeline.tasks, 100_000);
+    assert_eq!((pipeline.tasks, pipeline.travel.bundle, pipeline.travel.body), (100_000, 128, 200));
+    assert_eq!((pipeline.open_loop_seconds, pipeline.clock, pipeline.pairs), (None, Clock::Poisson, 0));
+}
+
+#[test]
+fn a_bench_is_asked_for_what_can_be_measured() {
+    for words in ["--bundle 0", "--bundle 129", "--body 10", "--body 1000000", "--clock never"] {
+        let refused = parse(&format!("jetlane bench pipeline {words}")).expect_err(words);
+        assert!(matches!(refused, ErrorKind::ValueValidation | ErrorKind::InvalidValue), "{words}: {refused}");
+    }
 }
 
 #[test]

@@ -4,22 +4,52 @@
 
 use async_nats::jetstream::{self, consumer::pull, context::ContextBuilder, stream};
 use async_nats::{Client, HeaderMap};
+use bytes::Bytes;
 use futures::StreamExt;
+use std::ops::Range;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// Bytes of a body.
+/// Bytes of a body, unless stated.
 pub const BODY_BYTES: usize = 200;
 const EXPIRES: Duration = Duration::from_secs(5);
 const STREAMS: [(&str, &str); 3] =
     [("FLOOR_TASKS", "floor.task"), ("FLOOR_LANES", "floor.lane"), ("FLOOR_DONE", "floor.done.*")];
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
-type Next = fn(&str) -> (String, HeaderMap);
 
-/// The loop, set up on a server: three streams, two hops that run, and the submitter's ear. Errors
-/// are whatever the broker says.
+/// What the loop carries, and how much of it at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Tasks that the submitter and each hop have in flight.
+    pub in_flight: usize,
+    /// Tasks a message on the first two hops; each has a completion of its own all the same. Default 1.
+    pub bundle: usize,
+    /// Bytes of a task's body, which begins with its number. Default [`BODY_BYTES`].
+    pub body_bytes: usize,
+    /// Copies of every stream. Default 1.
+    pub replicas: usize,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { in_flight: 1_000, bundle: 1, body_bytes: BODY_BYTES, replicas: 1 }
+    }
+}
+
+impl Shape {
+    /// Messages in flight: together they carry the tasks in flight.
+    fn messages(self) -> usize {
+        self.in_flight.div_ceil(self.bundle)
+    }
+}
+
+/// The loop, set up on a server: three streams, two hops, and the submitter's ear. Errors are whatever
+/// the broker says.
 pub struct Floor {
+    url: String,
+    shape: Shape,
     submitter: jetstream::Context,
     done: async_nats::Subscriber,
     hops: JoinSet<Result<(), Failed>>,
@@ -27,8 +57,16 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// Makes the streams anew and starts the hops, each with up to `in_flight` publishes in flight.
-    pub async fn start(url: &str, in_flight: usize) -> Result<Self, Failed> {
+    /// Makes the streams anew and starts the hops.
+    pub async fn start(url: &str, shape: Shape) -> Result<Self, Failed> {
+        let mut floor = Self::set_up(url, shape).await?;
+        floor.run();
+        floor.submitter.client().flush().await?;
+        Ok(floor)
+    }
+
+    /// Makes the streams anew. What is submitted stays in the first until [`Floor::run`].
+    pub async fn set_up(url: &str, shape: Shape) -> Result<Self, Failed> {
         let client = async_nats::connect(url).await?;
         let submitter = context(&client);
         for (name, subject) in STREAMS {
@@ -43,42 +81,36 @@ impl Floor {
                 discard: stream::DiscardPolicy::New,
                 duplicate_window: Duration::from_secs(120),
                 allow_direct: true,
+                num_replicas: shape.replicas,
                 ..Default::default()
             };
             submitter.create_stream(config).await?;
         }
         let done = client.subscribe("floor.done.*").await?;
-        let mut hops = JoinSet::new();
-        hops.spawn(hop(url.to_owned(), "FLOOR_TASKS", in_flight, |id| {
-            ("floor.lane".into(), named(format!("{id}:lane:1")))
-        }));
-        hops.spawn(hop(url.to_owned(), "FLOOR_LANES", in_flight, |id| {
-            let mut headers = HeaderMap::new();
-            headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
-            (format!("floor.done.{id}"), headers)
-        }));
         client.flush().await?;
-        Ok(Self { submitter, done, hops, submitted: 0 })
+        Ok(Self { url: url.to_owned(), shape, submitter, done, hops: JoinSet::new(), submitted: 0 })
     }
 
-    /// Submits `tasks` tasks with up to `in_flight` publishes in flight, and waits for all completions.
-    /// Returns tasks a second.
-    pub async fn throughput(&mut self, tasks: usize, in_flight: usize) -> Result<f64, Failed> {
+    /// Starts the hops.
+    pub fn run(&mut self) {
+        let (shape, body_bytes) = (self.shape, self.shape.body_bytes);
+        self.hops.spawn(hop(self.url.clone(), "FLOOR_TASKS", shape, |context, body| async move {
+            let headers = named(format!("{}:lane:1", id_of(&body)?));
+            context.publish_with_headers("floor.lane", headers, body).await?.await?;
+            Ok(())
+        }));
+        self.hops.spawn(hop(self.url.clone(), "FLOOR_LANES", shape, move |context, bodies| async move {
+            let tasks = (0..bodies.len()).step_by(body_bytes).map(|at| bodies.slice(at..at + body_bytes));
+            futures::future::try_join_all(tasks.map(|body| complete(&context, body))).await.map(|_stored| ())
+        }));
+    }
+
+    /// Submits `tasks` tasks and waits for all completions. Returns tasks a second.
+    pub async fn throughput(&mut self, tasks: usize) -> Result<f64, Failed> {
         let begun = Instant::now();
-        let (first, submitter) = (self.submitted, self.submitter.clone());
-        self.submitted += tasks;
-        let submit = tokio::spawn(async move {
-            let mut publishes = futures::stream::iter(first..first + tasks)
-                .map(|id| submit(submitter.clone(), id))
-                .buffer_unordered(in_flight);
-            while let Some(published) = publishes.next().await {
-                published?;
-            }
-            Ok::<_, Failed>(())
-        });
-        for _ in 0..tasks {
-            self.done.next().await.ok_or("the connection was closed")?;
-        }
+        let ids = self.next(tasks);
+        let submit = tokio::spawn(submit_all(self.submitter.clone(), ids, self.shape));
+        self.hear(tasks).await?;
         submit.await??;
         Ok(tasks as f64 / begun.elapsed().as_secs_f64())
     }
@@ -86,14 +118,45 @@ impl Floor {
     /// Submits `tasks` tasks one at a time; the time of each until its completion is heard.
     pub async fn latencies(&mut self, tasks: usize) -> Result<Vec<Duration>, Failed> {
         let mut latencies = Vec::with_capacity(tasks);
-        for id in self.submitted..self.submitted + tasks {
+        for id in self.next(tasks) {
             let begun = Instant::now();
-            submit(self.submitter.clone(), id).await?;
+            submit(self.submitter.clone(), id..id + 1, self.shape.body_bytes).await?;
             self.done.next().await.ok_or("the connection was closed")?;
             latencies.push(begun.elapsed());
         }
-        self.submitted += tasks;
         Ok(latencies)
+    }
+
+    /// Submits `tasks` tasks and waits until they are stored.
+    pub async fn submit(&mut self, tasks: usize) -> Result<(), Failed> {
+        let ids = self.next(tasks);
+        submit_all(self.submitter.clone(), ids, self.shape).await
+    }
+
+    /// Hears so many completions; the moment of each.
+    pub async fn hear(&mut self, tasks: usize) -> Result<Vec<Instant>, Failed> {
+        let mut heard = Vec::with_capacity(tasks);
+        while heard.len() < tasks {
+            self.done.next().await.ok_or("the connection was closed")?;
+            heard.push(Instant::now());
+        }
+        Ok(heard)
+    }
+
+    /// Submits `tasks` tasks as they fall due, those that do so together in bundles: `due` tells which,
+    /// counted from 0. Returns the moment when the completion of each was heard.
+    pub async fn follow(&mut self, due: mpsc::Receiver<Range<usize>>, tasks: usize) -> Result<Vec<Instant>, Failed> {
+        let first = self.next(tasks).start;
+        let submit = tokio::spawn(submit_due(self.submitter.clone(), due, first, self.shape));
+        let mut heard = vec![None; tasks];
+        for _ in 0..tasks {
+            let message = self.done.next().await.ok_or("the connection was closed")?;
+            let id: usize = message.subject.rsplit('.').next().unwrap_or_default().parse()?;
+            let at = id.checked_sub(first).and_then(|at| heard.get_mut(at)).ok_or("a completion of another task")?;
+            *at = Some(Instant::now());
+        }
+        submit.await??;
+        heard.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| "a completion was heard twice".into())
     }
 
     /// Ends the hops and removes the streams.
@@ -103,6 +166,13 @@ impl Floor {
             self.submitter.delete_stream(name).await?;
         }
         Ok(())
+    }
+
+    /// The ids of the next tasks.
+    fn next(&mut self, tasks: usize) -> Range<usize> {
+        let first = self.submitted;
+        self.submitted += tasks;
+        first..self.submitted
     }
 }
 
@@ -116,33 +186,103 @@ fn named(id: String) -> HeaderMap {
     headers
 }
 
-async fn submit(submitter: jetstream::Context, id: usize) -> Result<(), Failed> {
-    let body = format!("{id:<BODY_BYTES$}");
-    submitter.publish_with_headers("floor.task", named(format!("{id}:task:1")), body.into()).await?.await?;
+/// The number that a body begins with. That of the first task names a bundle: none is ever made up anew.
+fn id_of(body: &[u8]) -> Result<&str, Failed> {
+    let digits = body.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    Ok(std::str::from_utf8(&body[..digits])?)
+}
+
+/// Submits one message of these tasks.
+async fn submit(submitter: jetstream::Context, ids: Range<usize>, body_bytes: usize) -> Result<(), Failed> {
+    let headers = named(format!("{}:task:1", ids.start));
+    let bodies: String = ids.map(|id| format!("{id:<body_bytes$}")).collect();
+    submitter.publish_with_headers("floor.task", headers, bodies.into()).await?.await?;
     Ok(())
 }
 
-/// One hop: pull, publish on and wait for the ack, then ack the source.
-async fn hop(url: String, stream: &'static str, in_flight: usize, next: Next) -> Result<(), Failed> {
+async fn submit_all(submitter: jetstream::Context, ids: Range<usize>, shape: Shape) -> Result<(), Failed> {
+    let bundles = ids.clone().step_by(shape.bundle).map(|first| first..ids.end.min(first + shape.bundle));
+    let mut publishes = futures::stream::iter(bundles)
+        .map(|ids| submit(submitter.clone(), ids, shape.body_bytes))
+        .buffer_unordered(shape.messages());
+    while let Some(published) = publishes.next().await {
+        published?;
+    }
+    Ok(())
+}
+
+/// Submits what falls due, without waiting for what fell due before.
+async fn submit_due(
+    submitter: jetstream::Context,
+    mut due: mpsc::Receiver<Range<usize>>,
+    first: usize,
+    shape: Shape,
+) -> Result<(), Failed> {
+    let mut under_way = JoinSet::new();
+    while let Some(tasks) = due.recv().await {
+        under_way.spawn(submit_all(submitter.clone(), first + tasks.start..first + tasks.end, shape));
+        while let Some(submitted) = under_way.try_join_next() {
+            submitted??;
+        }
+    }
+    while let Some(submitted) = under_way.join_next().await {
+        submitted??;
+    }
+    Ok(())
+}
+
+async fn complete(context: &jetstream::Context, body: Bytes) -> Result<(), Failed> {
+    let mut headers = HeaderMap::new();
+    headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+    context.publish_with_headers(format!("floor.done.{}", id_of(&body)?), headers, body).await?.await?;
+    Ok(())
+}
+
+/// One hop: pull, publish on and wait for the acks, then ack the source.
+async fn hop<F>(
+    url: String,
+    stream: &'static str,
+    shape: Shape,
+    publish_on: impl Fn(jetstream::Context, Bytes) -> F,
+) -> Result<(), Failed>
+where
+    F: Future<Output = Result<(), Failed>>,
+{
     let context = context(&async_nats::connect(&url).await?);
     let config = pull::Config { durable_name: Some("hop".into()), max_ack_pending: 10_000, ..Default::default() };
     let consumer = context.create_consumer_on_stream(config, stream).await?;
-    let messages = consumer.stream().max_messages_per_batch(in_flight).expires(EXPIRES).messages().await?;
+    let messages = consumer.stream().max_messages_per_batch(shape.messages()).expires(EXPIRES).messages().await?;
     messages
         .map(|message| {
-            let context = context.clone();
+            let hopped = |body| publish_on(context.clone(), body);
             async move {
                 let message = message?;
-                let id = std::str::from_utf8(&message.payload)?.trim_end().to_owned();
-                let (subject, headers) = next(&id);
-                context.publish_with_headers(subject, headers, message.payload.clone()).await?.await?;
+                hopped(message.payload.clone()).await?;
                 message.ack().await
             }
         })
-        .buffer_unordered(in_flight)
+        .buffer_unordered(shape.messages())
         .for_each(|hopped| async move {
             hopped.unwrap_or_else(|error| tracing::warn!(%error, "A task was lost on the floor."))
         })
         .await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_begins_with_the_tasks_number_whatever_its_length() {
+        for (id, body_bytes) in [(7, 200), (123_456, 200), (12_345_678, 8)] {
+            assert_eq!(id_of(format!("{id:<body_bytes$}").as_bytes()).expect("a number"), id.to_string());
+        }
+    }
+
+    #[test]
+    fn messages_in_flight_carry_the_tasks_in_flight() {
+        let shape = |bundle| Shape { bundle, ..Shape::default() };
+        assert_eq!([1, 8, 128, 5_000].map(|bundle| shape(bundle).messages()), [1_000, 125, 8, 1]);
+    }
 }

@@ -1,37 +1,41 @@
 //! `jetlane bench`: figures that hold beside the bare broker's, measured in the same run.
+//!
+//! # Layout
+//! - one module a bench: `pipeline`, `backlog`, `schedule`, `idle`, `scale`, `durable`
+//! - `noop`, `services`, `submitter`: the task that does nothing, who runs it, who awaits it
+//! - `ruler`: the bare broker's loop; `bundling`: what a message may carry
+//! - `pace`: the clock of an open loop; `latency`: times; `usage`: memory and processor time
+//! - `once`: whether every task completed exactly once
+//! - `report`, `plot`: what is printed, written and drawn
 
+mod bundling;
+mod latency;
 mod noop;
+mod once;
+mod pace;
 mod pipeline;
+mod plot;
+mod report;
+mod ruler;
 mod schedule;
+mod services;
+mod submitter;
+mod usage;
 
 use crate::args::{Bench, BenchWhat};
 use crate::output::{Exit, Failure, Output};
 use jetlane_service::config::Sources;
 use jetlane_service::telemetry::{self, Telemetry};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 /// Measures what is asked for.
 pub(crate) async fn run(bench: &Bench, output: &Output) -> Result<Exit, Failure> {
     let guard = quiet()?;
     let exit = match &bench.what {
-        BenchWhat::Pipeline(pipeline) => pipeline::run(pipeline, output).await,
-        BenchWhat::Schedule(schedule) => schedule::run(schedule, output).await,
+        BenchWhat::Pipeline(args) => Box::pin(pipeline::run(args, output)).await,
+        BenchWhat::Schedule(args) => Box::pin(schedule::run(args, output)).await,
     };
     guard.shutdown().await;
     exit
-}
-
-/// Drains the services of a bench and waits for them.
-async fn stop(drain: &CancellationToken, mut services: JoinSet<Result<(), String>>) {
-    drain.cancel();
-    while let Some(ended) = services.join_next().await {
-        match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => eprintln!("jetlane: a service ended badly: {error}"),
-            Err(error) => eprintln!("jetlane: a service panicked: {error}"),
-        }
-    }
 }
 
 /// Tracing is compiled in and off; only what goes wrong is told.

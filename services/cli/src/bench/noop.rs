@@ -3,13 +3,16 @@
 use jetlane::{State, Task, TaskError, TaskOptions};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
-/// Bytes of the body, with the number and the braces: the floor's.
-const BODY_BYTES: usize = jetlane_bus::floor::BODY_BYTES;
 /// What the body has around number and padding.
 const FRAME_BYTES: usize = r#"{"number":,"padding":""}"#.len();
+/// Numbers from here on are not counted: probes.
+const COUNTED: usize = CHUNKS * CHUNK;
+/// Counters come into being in chunks, since nobody knows before how many tasks there will be.
+const CHUNK: usize = 1 << 16;
+const CHUNKS: usize = 1 << 12;
 
 /// A task that does nothing.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -30,32 +33,57 @@ impl Task for Noop {
 }
 
 impl Noop {
-    pub(super) fn new(number: u32) -> Self {
+    /// The task of this number with a body of so many bytes.
+    pub(super) fn new(number: u32, body_bytes: usize) -> Self {
         let digits = number.checked_ilog10().unwrap_or(0) as usize + 1;
-        Self { number, padding: "x".repeat(BODY_BYTES.saturating_sub(FRAME_BYTES + digits)) }
+        Self { number, padding: "x".repeat(body_bytes.saturating_sub(FRAME_BYTES + digits)) }
+    }
+
+    /// A task that is counted nowhere.
+    pub(super) fn probe() -> Self {
+        Self::new(u32::MAX, FRAME_BYTES)
     }
 }
 
-/// How often each task was run.
+/// How often each task was run. Clones share it.
 #[derive(Clone)]
-pub(super) struct Runs(Arc<Vec<AtomicU32>>);
+pub(super) struct Runs(Arc<[OnceLock<Box<[AtomicU32]>>]>);
 
 impl Runs {
-    pub(super) fn of(tasks: usize) -> Self {
-        Self(Arc::new((0..tasks).map(|_| AtomicU32::new(0)).collect()))
+    pub(super) fn new() -> Self {
+        Self((0..CHUNKS).map(|_| OnceLock::new()).collect())
     }
 
-    /// Runs beyond one a task.
-    pub(super) fn beyond_one(&self) -> u64 {
-        self.0.iter().map(|runs| u64::from(runs.load(Ordering::Relaxed).saturating_sub(1))).sum()
+    fn count(&self, number: u32) {
+        let number = number as usize;
+        if number < COUNTED {
+            let chunk = self.0[number / CHUNK].get_or_init(|| (0..CHUNK).map(|_| AtomicU32::new(0)).collect());
+            chunk[number % CHUNK].fetch_add(1, Ordering::Relaxed);
+        }
     }
+
+    /// What has been counted so far.
+    pub(super) fn counts(&self) -> Counts {
+        let each = self.0.iter().filter_map(OnceLock::get).flat_map(|chunk| chunk.iter());
+        each.fold(Counts::default(), |counts, runs| match runs.load(Ordering::Relaxed) {
+            0 => counts,
+            runs => Counts { tasks: counts.tasks + 1, beyond_one: counts.beyond_one + u64::from(runs - 1) },
+        })
+    }
+}
+
+/// How often tasks were run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Counts {
+    /// Tasks that were run at all.
+    pub(super) tasks: u64,
+    /// Runs beyond one a task.
+    pub(super) beyond_one: u64,
 }
 
 /// Counts the run, and returns the number.
 pub(super) async fn noop(task: Noop, State(runs): State<Runs>) -> Result<u32, TaskError> {
-    if let Some(count) = runs.0.get(task.number as usize) {
-        count.fetch_add(1, Ordering::Relaxed);
-    }
+    runs.count(task.number);
     Ok(task.number)
 }
 
@@ -65,8 +93,21 @@ mod tests {
 
     #[test]
     fn every_body_has_the_bytes_of_the_floors() {
-        for number in [0, 9, 10, 99_999, 1_000_000] {
-            assert_eq!(serde_json::to_vec(&Noop::new(number)).expect("JSON").len(), BODY_BYTES, "{number}");
+        for body_bytes in [jetlane_bus::floor::BODY_BYTES, 48, 4_096] {
+            for number in [0, 9, 10, 99_999, 1_000_000, u32::MAX] {
+                let body = serde_json::to_vec(&Noop::new(number, body_bytes)).expect("JSON");
+                assert_eq!(body.len(), body_bytes, "{number}");
+            }
         }
+    }
+
+    #[test]
+    fn a_second_run_is_seen_and_a_probe_is_not_counted() {
+        let runs = Runs::new();
+        assert_eq!(runs.counts(), Counts::default());
+        for number in [0, 1, 1, CHUNK as u32, 1, u32::MAX] {
+            runs.count(number);
+        }
+        assert_eq!(runs.counts(), Counts { tasks: 3, beyond_one: 2 });
     }
 }

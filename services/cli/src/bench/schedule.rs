@@ -1,11 +1,11 @@
 //! The policies on the wire: the arrivals and sizes of the simulator as `jetlane.sleep` tasks, through
 //! the real services and a server of their own, beside what the simulator says of the same.
 
+use super::services::{self, Services, connect};
 use crate::args::Schedule;
 use crate::output::{Exit, Failure, Output, table};
 use crate::stack::start_server;
-use jetlane::{Client, Completion, Connect, Outcome, Submit};
-use jetlane_bus::Bus;
+use jetlane::{Client, Completion, Outcome, Submit};
 use jetlane_executor::probe::{Sleep, Slept};
 use jetlane_schemas::registry::{Order, PolicyName};
 use jetlane_schemas::subject::{self, BUCKET_REGISTRY};
@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 /// The queue of the tasks.
 const QUEUE: &str = "bench";
@@ -112,27 +111,17 @@ struct Ended {
 struct Wire {
     server: jetlane_bus::local::Server,
     client: Client,
-    drain: CancellationToken,
-    services: JoinSet<Result<(), String>>,
+    services: Services,
 }
 
 impl Wire {
     async fn start(policy: PolicyName, args: &Schedule) -> Result<Self, Failure> {
         let server = start_server(0, None).await?;
         let url = server.url();
-        let drain = CancellationToken::new();
-        let mut services = JoinSet::new();
-        let dispatcher = Bus::connect(&Connect::to(&url, "bench-dispatcher"))
-            .await
-            .map_err(|error| Failure::of(Exit::Unreachable, &error))?;
-        let until = drain.clone();
-        services.spawn(async move {
-            let config = jetlane_dispatcher::Config::default();
-            jetlane_dispatcher::run(dispatcher, config, until).await.map_err(|error| error.to_string())
-        });
-        let client = Client::connect_with(&Connect::to(&url, "bench-submitter")).await?;
+        let mut services = Services::start(&url, jetlane_dispatcher::Config::default()).await?;
+        let client = connect(&url, "bench-submitter").await?;
         announce(&client, policy).await?;
-        let connected = Client::connect_with(&Connect::to(&url, "bench-executor")).await?;
+        let connected = connect(&url, "bench-executor").await?;
         let settings = jetlane_executor::Settings {
             queue: QUEUE.into(),
             slots: args.slots as usize,
@@ -141,26 +130,9 @@ impl Wire {
         let executor =
             jetlane_executor::executor(&connected, &settings).map_err(|error| Failure::of(Exit::Error, &error))?;
         // A task that waits at the executor is out of the policy's hands.
-        let executor = executor.prefetch(0).concurrency(jetlane::Concurrency::Fixed);
-        let until = drain.clone();
-        services.spawn(async move { executor.run_until(until).await.map_err(|error| error.to_string()) });
-        let wire = Self { server, client, drain, services };
-        wire.ready().await?;
-        Ok(wire)
-    }
-
-    async fn ready(&self) -> Result<(), Failure> {
-        let probe = async {
-            loop {
-                // Until the type is announced nobody knows its queue.
-                if let Ok(handle) = self.client.submit(Sleep::of(Duration::ZERO)).await {
-                    return handle.await.map(|_| ()).map_err(Failure::from);
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let late = |_| Failure::new(Exit::TimedOut, "the services are not ready");
-        tokio::time::timeout(READY_WITHIN, probe).await.map_err(late)?
+        services.serve(executor.prefetch(0).concurrency(jetlane::Concurrency::Fixed));
+        services::first(|| client.submit(Sleep::of(Duration::ZERO))).await?;
+        Ok(Self { server, client, services })
     }
 
     /// Submits every task when its time has come, and waits for all.
@@ -203,7 +175,7 @@ impl Wire {
     }
 
     async fn stop(mut self) {
-        super::stop(&self.drain, self.services).await;
+        self.services.stop().await;
         self.server.stop().await;
     }
 }

@@ -1,0 +1,138 @@
+//! The client whose results are awaited: as many tasks as it can, one at a time, or as a clock wants them.
+
+use super::bundling::BundleMax;
+use super::noop::{Noop, Runs};
+use super::once::{Faults, Stored};
+use super::pace::Pace;
+use super::services::connect;
+use crate::output::Failure;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use jetlane::{Client, TaskHandle};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+/// How long one round may take before what is missing counts as lost.
+pub(super) const ROUND_WITHIN: Duration = Duration::from_secs(120);
+
+/// Submits no-op tasks and counts those whose results do not come.
+pub(super) struct Submitter {
+    client: Client,
+    body_bytes: usize,
+    next: u32,
+    pub(super) faults: Faults,
+}
+
+/// What came of an open loop.
+pub(super) struct Paced {
+    /// From the moment a task was meant to be sent until its result was there.
+    pub(super) latencies: Vec<Duration>,
+    /// From the first intended moment to the last result.
+    pub(super) took: Duration,
+}
+
+impl Submitter {
+    pub(super) async fn connect(url: &str, bundle: BundleMax, body_bytes: usize) -> Result<Self, Failure> {
+        let client = bundle.apply_to_client(connect(url, "bench-submitter").await?);
+        Ok(Self { client, body_bytes, next: 0, faults: Faults::default() })
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// What went wrong, once the last runs have straggled in.
+    pub(super) async fn faults(&self, before: Stored, runs: &Runs) -> Result<Faults, Failure> {
+        let mut faults = self.faults;
+        let now = Stored::read(self.client.bus()).await?;
+        faults += before.compare(now, self.next.into(), self.faults.lost);
+        faults.duplicates += runs.counts().beyond_one;
+        Ok(faults)
+    }
+
+    fn take(&mut self, tasks: usize) -> std::ops::Range<u32> {
+        let first = self.next;
+        self.next += u32::try_from(tasks).unwrap_or(u32::MAX - first);
+        first..self.next
+    }
+
+    /// Submits, pipelined, and awaits every result. Returns tasks a second.
+    pub(super) async fn throughput(&mut self, tasks: usize) -> Result<f64, Failure> {
+        let numbers = self.take(tasks);
+        let begun = Instant::now();
+        let submits = numbers.clone().map(|number| self.client.submit(Noop::new(number, self.body_bytes)));
+        let mut handles = Vec::with_capacity(tasks);
+        for handle in self.client.submit_all(submits).await {
+            handles.push(handle?);
+        }
+        let end = tokio::time::Instant::now() + ROUND_WITHIN;
+        let mut done = 0;
+        for (number, handle) in numbers.zip(handles) {
+            done += u64::from(is_answered(handle, number, end).await);
+        }
+        self.faults.lost += tasks as u64 - done;
+        Ok(done as f64 / begun.elapsed().as_secs_f64())
+    }
+
+    /// Submits one at a time; the time of each until its result is there.
+    pub(super) async fn latencies(&mut self, tasks: usize) -> Result<Vec<Duration>, Failure> {
+        let mut latencies = Vec::with_capacity(tasks);
+        for number in self.take(tasks) {
+            let begun = Instant::now();
+            let handle = self.client.submit(Noop::new(number, self.body_bytes)).await?;
+            handle.within(ROUND_WITHIN).await?;
+            latencies.push(begun.elapsed());
+        }
+        Ok(latencies)
+    }
+
+    /// Submits tasks when they fall due, those that do so together at once, and waits for no earlier one.
+    pub(super) async fn follow(&mut self, schedule: &[Duration]) -> Result<Paced, Failure> {
+        let numbers = self.take(schedule.len());
+        let Pace { begun, mut due } = Pace::start(schedule);
+        let mut under_way = JoinSet::new();
+        while let Some(batch) = due.recv().await {
+            let client = self.client.clone();
+            let body_bytes = self.body_bytes;
+            let due: Vec<_> = batch.map(|at| (numbers.start + at as u32, begun + schedule[at])).collect();
+            under_way.spawn(answers(client, due, body_bytes));
+        }
+        let mut latencies = Vec::with_capacity(schedule.len());
+        let mut took = Duration::ZERO;
+        while let Some(ended) = under_way.join_next().await {
+            for (latency, at) in ended.unwrap_or_default() {
+                latencies.push(latency);
+                took = took.max(at.saturating_duration_since(begun));
+            }
+        }
+        self.faults.lost += (schedule.len() - latencies.len()) as u64;
+        Ok(Paced { latencies, took })
+    }
+}
+
+/// Submits these tasks together; of each that was answered the latency, and when.
+async fn answers(client: Client, due: Vec<(u32, Instant)>, body_bytes: usize) -> Vec<(Duration, Instant)> {
+    let submits: Vec<_> = due.iter().map(|(number, _)| client.submit(Noop::new(*number, body_bytes))).collect();
+    let handles = client.submit_all(submits).await;
+    let end = tokio::time::Instant::now() + ROUND_WITHIN;
+    let mut answers: FuturesUnordered<_> = due
+        .into_iter()
+        .zip(handles)
+        .filter_map(|((number, meant), handle)| Some((number, meant, handle.ok()?)))
+        .map(|(number, meant, handle)| async move {
+            let answered = is_answered(handle, number, end).await;
+            let now = Instant::now();
+            answered.then(|| (now.saturating_duration_since(meant), now))
+        })
+        .collect();
+    let mut answered = Vec::with_capacity(answers.len());
+    while let Some(answer) = answers.next().await {
+        answered.extend(answer);
+    }
+    answered
+}
+
+/// Waits for the result, and says whether it came and is this task's.
+async fn is_answered(handle: TaskHandle<u32>, number: u32, end: tokio::time::Instant) -> bool {
+    matches!(tokio::time::timeout_at(end, handle.into_future()).await, Ok(Ok(told)) if told == number)
+}
