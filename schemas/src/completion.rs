@@ -257,11 +257,11 @@ impl Completion {
             headers.push(header::CE_TIME, time_rfc3339);
         }
         headers.push(header::OUTCOME, self.outcome.as_str());
-        headers.push(header::TIMES, format!("{} {:.3} {:.3}", self.submitted_at.0, self.wait_ms, self.run_ms));
-        for (name, number) in [(header::ATTEMPT, self.attempt), (header::RUN, self.run)] {
-            if number != 1 {
-                headers.push(name, number.to_string());
-            }
+        let (submitted, finished) = (self.submitted_at.0, self.finished_at.0);
+        headers.push(header::TIMES, format!("{submitted} {finished} {:.3} {:.3}", self.wait_ms, self.run_ms));
+        headers.push(header::ATTEMPT, self.attempt.to_string());
+        if self.run != 1 {
+            headers.push(header::RUN, self.run.to_string());
         }
         if let Some(token) = self.token {
             headers.push(header::TOKEN, token.to_string());
@@ -313,25 +313,30 @@ impl Completion {
             .and_then(|source| source.strip_prefix("/jetlane/"))
             .or_else(|| headers.get(header::QUEUE))
             .and_then(|queue| QueueName::new(queue).ok());
-        let (submitted_at, wait_ms, run_ms) = headers.get(header::TIMES).and_then(times).unwrap_or_else(|| {
-            let submitted_at = headers.get(header::SUBMITTED_US).and_then(|t| t.parse().ok()).unwrap_or(0);
-            (Micros(submitted_at), number(header::WAIT_MS), number(header::RUN_MS))
-        });
-        let absent = f64::from(u8::from(headers.get(header::TIMES).is_some()));
-        let count = |name| if headers.get(name).is_some() { number(name) } else { absent } as u32;
+        let Times { submitted_at, finished_at, wait_ms, run_ms } =
+            headers.get(header::TIMES).and_then(times).unwrap_or_else(|| {
+                let submitted_at: u64 = headers.get(header::SUBMITTED_US).and_then(|t| t.parse().ok()).unwrap_or(0);
+                let (wait_ms, run_ms) = (number(header::WAIT_MS), number(header::RUN_MS));
+                // Saturating, since the headers may be anyone's.
+                let finished_at = Micros(submitted_at.saturating_add(((wait_ms + run_ms) * 1_000.0) as u64));
+                Times { submitted_at: Micros(submitted_at), finished_at, wait_ms, run_ms }
+            });
+        let run = match headers.get(header::RUN) {
+            Some(_) => number(header::RUN) as u32,
+            None => u32::from(headers.get(header::TIMES).is_some()),
+        };
         Ok(Self {
             id,
             task_type,
             queue,
             outcome,
-            attempt: count(header::ATTEMPT),
-            run: count(header::RUN),
+            attempt: number(header::ATTEMPT) as u32,
+            run,
             token: headers.get(header::TOKEN).and_then(|text| text.parse().ok()),
             tenant: text(header::TENANT).and_then(|t| Tenant::new(t).ok()).unwrap_or_default(),
             priority: headers.get(header::PRIORITY).and_then(|t| t.parse().ok()).unwrap_or_default(),
             submitted_at,
-            // Saturating, since the headers may be anyone's.
-            finished_at: Micros(submitted_at.0.saturating_add(((wait_ms + run_ms) * 1_000.0) as u64)),
+            finished_at,
             wait_ms,
             run_ms,
             late: headers.get(header::LATE) == Some("true"),
@@ -345,12 +350,20 @@ impl Completion {
     }
 }
 
+struct Times {
+    submitted_at: Micros,
+    finished_at: Micros,
+    wait_ms: f64,
+    run_ms: f64,
+}
+
 /// Reads [`header::TIMES`].
-fn times(text: &str) -> Option<(Micros, f64, f64)> {
+fn times(text: &str) -> Option<Times> {
     let mut parts = text.split(' ');
     let submitted_at = Micros(parts.next()?.parse().ok()?);
+    let finished_at = Micros(parts.next()?.parse().ok()?);
     let mut ms = || parts.next()?.parse::<f64>().ok().filter(|ms| ms.is_finite());
-    Some((submitted_at, ms()?, ms()?))
+    Some(Times { submitted_at, finished_at, wait_ms: ms()?, run_ms: ms()? })
 }
 
 #[cfg(test)]
@@ -384,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_attempt_of_the_first_run_is_not_written_and_read_all_the_same() {
+    fn the_first_run_is_not_written_and_read_all_the_same() {
         let mut completion = completion();
         let subject = subject::done(&completion.task_type, &completion.id);
         for (attempt, run) in [(1, 1), (0, 0), (2, 1), (1, 5)] {
@@ -392,7 +405,7 @@ mod tests {
             let headers = completion.headers("");
             let read = Completion::from_message(&subject, &headers, &completion.body).expect("readable");
             assert_eq!(read, completion);
-            assert_eq!(headers.get(header::ATTEMPT).is_some(), attempt != 1);
+            assert_eq!(headers.get(header::RUN).is_some(), run != 1);
         }
     }
 

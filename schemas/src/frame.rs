@@ -6,6 +6,7 @@ mod told;
 
 pub use bundle::{FrameError, bundle_message_id, decode_bundle, encode_bundle, frame_bytes};
 pub use credit::{Credit, OfFit, RUNS_TOLD_MAX, Remaining, RunEnd, RunEnded};
+pub(crate) use told::{TOLD_KIND, TOLD_VERSION};
 pub use told::{TOLD_MAX, Told, ToldOne, encode_told, told_bytes};
 
 use crate::codec::{self, Bincode, CodecError, Wire};

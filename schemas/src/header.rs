@@ -69,9 +69,9 @@ pub const WAIT_MS: &str = "ce-jetlanewaitms";
 pub const RUN_MS: &str = "ce-jetlanerunms";
 /// Completion: when the task was stored, microseconds since the Unix epoch.
 pub const SUBMITTED_US: &str = "ce-jetlanesubmittedus";
-/// Completion: when the task was stored, in microseconds since the Unix epoch, and the milliseconds until
-/// its last run started and that it took, with blanks between them: the three above in one. Where it
-/// stands, an absent attempt and an absent run are 1.
+/// Completion: when the task was stored and when it ended, in microseconds since the Unix epoch, the
+/// milliseconds until its last run started, and those that it took, with blanks between them. Where it
+/// stands, an absent run is the first.
 pub const TIMES: &str = "ce-jetlanetimes";
 /// Completion: `true` where the task is older than DONE's oldest record (design, decision 6).
 pub const LATE: &str = "ce-jetlanelate";

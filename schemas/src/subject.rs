@@ -158,6 +158,11 @@ pub fn told(task_type: &TaskType) -> String {
     format!("jetlane.told.{task_type}")
 }
 
+/// The type of [`told`].
+pub fn parse_told(subject: &str) -> Option<TaskType> {
+    subject.strip_prefix("jetlane.told.").and_then(|task_type| TaskType::read(task_type).ok())
+}
+
 /// All that is told of completions.
 pub const TOLD_ALL: &str = "jetlane.told.>";
 

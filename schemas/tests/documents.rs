@@ -136,6 +136,7 @@ fn is_understood(channel: &str, subject: &str, n: &Names) -> bool {
                 && (lane.kind == subject::LaneKind::Plain) == (channel == "lane")
         }),
         "done" => subject::parse_done(subject) == Some((n.task_type.clone(), n.id.clone())),
+        "told" => subject::parse_told(subject) == Some(n.task_type.clone()),
         "stored" => subject::parse_stored(subject) == Some((n.task_type.clone(), n.id.clone())),
         "dead" => subject::parse_dead(subject) == Some((n.queue.clone(), n.task_type.clone(), n.id.clone())),
         "credit" => subject::parse_credit(subject) == Some(n.queue.clone()),

@@ -105,6 +105,16 @@ pub(super) const CHANNELS: &[Channel] = &[
         storage: Storage::Stream(&DONE, Reader::Subscribers),
     },
     Channel {
+        name: "told",
+        address: || template(&subject::told(&sample_type())),
+        title: "Completions as submitters are told of them",
+        text: "Once they are stored, by whoever stored them; many in one message. Framed, for the SDK: others read `done`.",
+        messages: &["told"],
+        senders: &[EXECUTOR, DISPATCHER, SDK],
+        receivers: &[SDK],
+        storage: Storage::Core,
+    },
+    Channel {
         name: "stored",
         address: || template(&subject::stored(&sample_type(), &sample_id())),
         title: "Completions as they are stored",

@@ -81,6 +81,13 @@ const ALL: &[(&str, Form, &str)] = &[
     (WAIT_MS, Form::Number, "Milliseconds from submission (or due time) to the start of the last run."),
     (RUN_MS, Form::Number, "Milliseconds that the last run took."),
     (SUBMITTED_US, Form::Whole, "When the task was submitted or stored, microseconds since the Unix epoch."),
+    (
+        TIMES,
+        Form::Text,
+        "When the task was stored and when it ended, microseconds since the Unix epoch, the milliseconds until its \
+         last run started, and those that it took, with blanks between. Where it stands, an absent run is the first. \
+         Earlier versions wrote headers of their own.",
+    ),
     (LATE, Form::Flag, "The task is older than the oldest completion kept, so it may have completed before."),
     (CUT, Form::Flag, "The output or the error was cut to its bound."),
     (DELIVERY, Form::Whole, "How often the callback was delivered in vain."),
@@ -166,6 +173,7 @@ pub(super) const COMPLETION: &[&str] = &[
     WAIT_MS,
     RUN_MS,
     SUBMITTED_US,
+    TIMES,
     TENANT,
     PRIORITY,
     LATE,

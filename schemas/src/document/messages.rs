@@ -2,7 +2,7 @@
 
 use super::headers;
 use crate::codec::{MAGIC, PREFIX_BYTES, Wire};
-use crate::frame::{Credit, Progress, Yield, encode_bundle};
+use crate::frame::{Credit, Progress, TOLD_KIND, TOLD_VERSION, Yield, encode_bundle};
 use crate::header;
 use crate::options::Micros;
 use crate::{QueueName, TaskEvent, TaskId, TaskType};
@@ -169,6 +169,13 @@ pub(super) const MESSAGES: &[Message] = &[
         "Totals, so that a lost message heals with the next.",
         &[],
         Body::Frame(Credit::KIND, Credit::VERSION),
+    ),
+    message(
+        "told",
+        "Completions of a type",
+        "Those that are stored, without their callbacks.",
+        &[],
+        Body::Frame(TOLD_KIND, TOLD_VERSION),
     ),
     message(
         "question",

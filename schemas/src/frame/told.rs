@@ -16,6 +16,10 @@ pub const TOLD_MAX: usize = 256;
 /// What a completion takes up beside its body, in bytes: names, numbers and trace context of usual lengths.
 const TOLD_BYTES: usize = 224;
 
+/// What the frame holds, and the version of its layout.
+pub(crate) const TOLD_KIND: u8 = 5;
+pub(crate) const TOLD_VERSION: u16 = 1;
+
 /// Completions of one type.
 #[derive(Debug, Encode, BorrowDecode, Serialize, Deserialize)]
 struct ToldV1<'a> {
@@ -24,8 +28,8 @@ struct ToldV1<'a> {
 }
 
 impl<'a> Wire<'a> for ToldV1<'a> {
-    const KIND: u8 = 5;
-    const VERSION: u16 = 1;
+    const KIND: u8 = TOLD_KIND;
+    const VERSION: u16 = TOLD_VERSION;
 }
 
 /// [`Completion`] on the wire, without its type and without callbacks: those are not for who hears this.

@@ -163,7 +163,10 @@ impl Recording<'_> {
 fn read(delivery: &Delivery) -> Option<(Completion, Micros)> {
     let headers = delivery.headers();
     let completion = Completion::from_message(&delivery.subject, &headers, &[]).ok()?;
-    let ended = headers.get(header::CE_TIME).and_then(clock::parse_rfc3339);
+    let ended = match headers.get(header::TIMES) {
+        Some(_) => Some(completion.finished_at),
+        None => headers.get(header::CE_TIME).and_then(clock::parse_rfc3339),
+    };
     Some((completion, ended.unwrap_or(delivery.facts.stored_at)))
 }
 

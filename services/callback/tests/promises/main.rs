@@ -219,7 +219,7 @@ async fn a_follow_up_is_submitted_once_after_success_alone_with_the_output_as_it
 
     // The same callback once more, as past the stream's window: the same task is submitted.
     let mut headers = parent.headers("");
-    headers.push(header::DELIVERY, "0");
+    headers.push(DELIVERY, "0");
     let due = subject::callback(&parent.task_type, &parent.id, 0);
     let (body, expect) = (parent.body.clone().into(), jetlane_bus::publish::Expect::Anything);
     let out = jetlane_bus::Outgoing { subject: due.clone(), headers, body, message_id: None, expect };

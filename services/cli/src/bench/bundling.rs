@@ -15,11 +15,13 @@ impl BundleMax {
     pub(super) const OFF: Self = Self(1);
 
     /// Bounds what the dispatcher puts into one message.
-    pub(super) fn apply_to_dispatcher(self, _config: &mut Config) {}
+    pub(super) fn apply_to_dispatcher(self, config: &mut Config) {
+        config.bundle_max = self.0;
+    }
 
     /// Bounds what a submitter puts into one message.
     pub(super) fn apply_to_client(self, client: Client) -> Client {
-        client
+        client.bundle_at_most(self.0)
     }
 
     /// The bundle of a bare loop with bodies of this length: as large as the pipeline's may be.

@@ -4,6 +4,7 @@ use super::noop::Noop;
 use crate::output::{Exit, Failure};
 use jetlane::{Bus, Client, TaskType};
 use jetlane_bus::Subscription;
+use jetlane_schemas::frame::Told;
 use jetlane_schemas::subject::{self, STREAM_DONE};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -86,8 +87,8 @@ impl Witness {
             let (mut seen, mut twice) = (HashSet::new(), 0);
             loop {
                 tokio::select! {
-                    message = completions.next() => match message {
-                        Some(message) => twice += u64::from(!seen.insert(message.subject)),
+                    ids = completions.next() => match ids {
+                        Some(ids) => twice += ids.into_iter().map(|id| u64::from(!seen.insert(id))).sum::<u64>(),
                         None => return twice,
                     },
                     _ = &mut end => return twice,
@@ -104,16 +105,28 @@ impl Witness {
     }
 }
 
+/// Stored completions, as submitters are told of them.
+pub(super) struct Heard(Subscription);
+
+impl Heard {
+    /// The ids of the tasks of the next message; `None` once the connection is closed for good.
+    pub(super) async fn next(&mut self) -> Option<Vec<String>> {
+        let message = self.0.next().await?;
+        let told = Told::decode(&message.body);
+        Some(told.map_or_else(|_| Vec::new(), |told| told.iter().map(|(id, _)| id.to_owned()).collect()))
+    }
+}
+
 /// Every stored completion of a no-op task, as it is told.
-pub(super) async fn completions(bus: &Bus) -> Result<Subscription, Failure> {
+pub(super) async fn completions(bus: &Bus) -> Result<Heard, Failure> {
     let noop = Client::type_of::<Noop>().map_err(|error| Failure::of(Exit::Error, &error))?;
     completions_of(bus, &noop).await
 }
 
 /// Every stored completion of a type.
-pub(super) async fn completions_of(bus: &Bus, task_type: &TaskType) -> Result<Subscription, Failure> {
-    let subscribed = bus.subscribe(&subject::stored_of_type(task_type)).await;
-    subscribed.map_err(|error| Failure::of(Exit::Error, &error))
+pub(super) async fn completions_of(bus: &Bus, task_type: &TaskType) -> Result<Heard, Failure> {
+    let subscribed = bus.subscribe(&subject::told(task_type)).await;
+    subscribed.map(Heard).map_err(|error| Failure::of(Exit::Error, &error))
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub(super) async fn check(bus: &Bus) -> Vec<Check> {
 }
 
 fn types(announced: &Announced, waiting: &BTreeMap<TaskType, u64>) -> Vec<Check> {
-    let unknown = waiting.iter().filter(|(task_type, _)| !announced.types.contains_key(task_type));
+    let unknown = waiting.iter().filter(|(task_type, _)| !announced.types.contains_key(*task_type));
     let mut checks: Vec<Check> = unknown
         .map(|(task_type, count)| {
             let detail = format!("nobody serves {task_type}: {} of its tasks wait", grouped(*count));

@@ -83,6 +83,7 @@ fn chosen(drifts: &[Drift]) -> Settings {
         tasks_bytes_max: limit(STREAM_TASKS, "max_bytes", default.tasks_bytes_max),
         lanes_messages_max: limit(STREAM_LANES, "max_messages", default.lanes_messages_max),
         dead_age_days: number(STREAM_DEAD, "max_age_s", default.dead_age_days * DAY_S) / DAY_S,
+        done_republished: default.done_republished,
     }
 }
 

@@ -9,6 +9,7 @@ use super::pulling::Arrival;
 use super::telling::Ran;
 use super::unbundle;
 use super::waiting::Waiting;
+use futures::future::join_all;
 use jetlane_schemas::frame;
 use jetlane_schemas::frame::RunEnd;
 use std::sync::Arc;
@@ -77,9 +78,7 @@ impl Counter {
         while let Ok(Some(arrival)) = timeout_at(end, inbox.recv()).await {
             back.extend(self.open(arrival).await.0);
         }
-        for job in back {
-            self.hand_back(job).await;
-        }
+        join_all(back.into_iter().map(|job| self.hand_back(job))).await;
         while let Ok(Some(_ended)) = timeout_at(end, self.unbundling.join_next()).await {}
         while let Ok(Some(_ended)) = timeout_at(end, self.runs.join_next()).await {}
         if !self.runs.is_empty() {
@@ -97,18 +96,19 @@ impl Counter {
 
     async fn take(&mut self, arrival: Arrival) {
         let (jobs, admitted) = self.open(arrival).await;
+        let mut back = Vec::new();
         for (place, job) in jobs.into_iter().enumerate() {
             if place >= admitted.by_means {
-                self.hand_back(job).await;
+                back.push(job);
             } else if place >= admitted.by_capacity {
-                let beyond = self.displaced_by(job);
-                self.hand_back(beyond).await;
+                back.push(self.displaced_by(job));
             } else if self.runs.len() < self.desk.governor.limit() {
                 self.start(job);
             } else {
                 self.waiting.push(job);
             }
         }
+        join_all(back.into_iter().map(|job| self.hand_back(job))).await;
     }
 
     /// What goes back when all room is taken and one more arrives: the last that waits of those that more

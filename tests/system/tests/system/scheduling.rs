@@ -6,6 +6,7 @@ use crate::waits::{announced, drained, until};
 use crate::workshop::{QUEUE, Workshop, asked, declare, in_turn, one_by_one, ordered, queue, until_ahead};
 use jetlane::{
     Admit, Attempt, Callback, Error, Executor, Outcome, Priority, QueueEntry, Reason, State, Submit, Task, TaskError,
+    TaskId,
 };
 use jetlane_callback::{Counts, Endpoints, Settings};
 use jetlane_schemas::registry::PolicyName;
@@ -240,7 +241,8 @@ async fn a_tenant_that_dumps_two_thousand_tasks_stays_behind_what_another_submit
     let noisy = Tenant::new("noisy").expect("valid");
     let quiet = beside(&noisy);
     let client = workshop.kit.client();
-    let dump = (0..DUMPED).map(|n| workshop.task(format!("noisy {n}")).tenant(noisy.as_str()));
+    // A message a task, so that the messages of the stream can be counted as tasks.
+    let dump = (0..DUMPED).map(|n| workshop.task(format!("noisy {n}")).tenant(noisy.as_str()).id(TaskId::generate()));
     assert!(client.submit_all(dump.collect::<Vec<_>>()).await.iter().all(Result::is_ok));
     // Their shards are the same, until the leader has seen what comes: then the noisy one stands elsewhere, or
     // the quiet one does.

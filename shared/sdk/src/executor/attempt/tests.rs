@@ -69,6 +69,7 @@ impl Stage {
         let begun = Arc::default();
         let serving = serving(Arc::clone(&begun), Arc::new(does));
         let desk = Desk {
+            completing: Completing::begin(bus.clone(), 4),
             bus,
             queue: QueueName::default_queue(),
             served: [(TaskType::new("a.b").expect("valid"), serving)].into(),
