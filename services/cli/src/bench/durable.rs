@@ -24,8 +24,9 @@ const CASES: [(usize, SyncInterval); 4] = [
     (3, SyncInterval::ServerDefault),
     (3, SyncInterval::Always),
 ];
-/// The bare broker and the pipeline, in turns.
-const TURNS: usize = 2;
+/// The bare broker and the pipeline, in so many turns; in one where a run is short.
+const TURNS: usize = 3;
+const SHORT_TASKS: usize = 5_000;
 /// Of so many tasks of a run one goes singly, for its latency.
 const TASKS_A_LATENCY: usize = 50;
 const LATENCY_TASKS_LEAST: usize = 40;
@@ -36,6 +37,7 @@ struct Report {
     tasks: usize,
     bundle: usize,
     body_bytes: usize,
+    turns: usize,
     cases: Vec<Case>,
     #[serde(flatten)]
     faults: Faults,
@@ -59,7 +61,9 @@ struct Case {
 pub(super) async fn run(args: &Durable, output: &Output) -> Result<Exit, Failure> {
     let tasks = args.tasks.max(1);
     let (bundle, body_bytes) = (BundleMax(args.travel.bundle.into()), args.travel.body as usize);
-    let mut report = Report { tasks, bundle: bundle.0, body_bytes, cases: Vec::new(), faults: Faults::default() };
+    let turns = if tasks < SHORT_TASKS { 1 } else { TURNS };
+    let (cases, faults) = (Vec::new(), Faults::default());
+    let mut report = Report { tasks, bundle: bundle.0, body_bytes, turns, cases, faults };
     let binary = find_server().await?;
     for (servers, sync) in CASES {
         output.say(format_args!("{}, {}", plural(servers), name(sync)));
@@ -87,7 +91,7 @@ async fn measure(url: &str, settings: &Report, servers: usize, sync: SyncInterva
     let (mut ours, mut floors, mut bundled) = (Vec::new(), Vec::new(), Vec::new());
     let (mut our_latencies, mut floor_latencies) = (Latencies::new()?, Latencies::new()?);
     let singly = (tasks / TASKS_A_LATENCY).max(LATENCY_TASKS_LEAST);
-    for _ in 0..TURNS {
+    for _ in 0..settings.turns {
         let mut floor = ruler::within(Floor::start(url, shape)).await?;
         floors.push(ruler::within(floor.throughput(tasks)).await?);
         floor_latencies.extend(ruler::within(floor.latencies(singly)).await?);
@@ -177,9 +181,10 @@ impl report::Report for Report {
         ];
         let Faults { lost, duplicates } = self.faults;
         format!(
-            "{}\n\n{}; medians of {TURNS} turns; {lost} lost, {duplicates} doubled",
+            "{}\n\n{}; medians of {} turns; {lost} lost, {duplicates} doubled",
             table(heads, rows),
-            self.settings()
+            self.settings(),
+            self.turns
         )
     }
 

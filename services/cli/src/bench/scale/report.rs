@@ -80,8 +80,8 @@ impl report::Report for Report {
 
     fn picture(&self) -> Picture {
         let name = |case: &Case| {
-            let Case { executors, queues, body_bytes, codec, .. } = case;
-            format!("{executors}x{queues}, {:.1} kB {codec}", *body_bytes as f64 / 1e3)
+            let Case { executors, queues, body_bytes, codec, submitted_by, .. } = case;
+            format!("{executors}x{queues}, {:.1} kB {codec} ({submitted_by})", *body_bytes as f64 / 1e3)
         };
         let bars = |of: fn(&Case) -> f64| self.cases.iter().map(|case| (name(case), of(case))).collect();
         let panels = vec![
