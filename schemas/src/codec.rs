@@ -5,16 +5,15 @@
 //! trailing bytes are refused; types are flat (no recursion, no zero-size elements, no maps).
 
 use crate::limits::FRAME_BYTES_MAX;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// The first two bytes of every frame.
 pub const MAGIC: [u8; 2] = *b"JL";
 /// Bytes before a frame's body: magic, codec, version (little endian), kind.
 pub const PREFIX_BYTES: usize = 6;
 
-/// What can stand in a frame: a flat type that both codecs can write and read.
-pub trait Wire: Serialize + DeserializeOwned + bincode::Encode + bincode::Decode<()> {
+/// What can stand in a frame: a flat type that both codecs can write and read. It may borrow from the frame.
+pub trait Wire<'a>: Serialize + Deserialize<'a> + bincode::Encode + bincode::BorrowDecode<'a, ()> {
     /// What the frame holds.
     const KIND: u8;
     /// The version of its layout. A new layout is a new version and a new type; the last one is still read.
@@ -25,10 +24,10 @@ pub trait Wire: Serialize + DeserializeOwned + bincode::Encode + bincode::Decode
 pub trait Codec {
     /// The byte that names it in a frame.
     const ID: u8;
-    /// Writes a value.
-    fn encode<T: Wire>(value: &T) -> Result<Vec<u8>, CodecError>;
+    /// Writes a value behind what `frame` holds.
+    fn encode<'a, T: Wire<'a>>(value: &T, frame: &mut Vec<u8>) -> Result<(), CodecError>;
     /// Reads a value that takes up all of `bytes`.
-    fn decode<T: Wire>(bytes: &[u8]) -> Result<T, CodecError>;
+    fn decode<'a, T: Wire<'a>>(bytes: &'a [u8]) -> Result<T, CodecError>;
 }
 
 /// Why a frame could not be written or read.
@@ -74,14 +73,16 @@ pub struct Json;
 impl Codec for Bincode {
     const ID: u8 = 1;
 
-    fn encode<T: Wire>(value: &T) -> Result<Vec<u8>, CodecError> {
-        bincode::encode_to_vec(value, bincode::config::standard()).map_err(|e| CodecError::Malformed(e.to_string()))
+    fn encode<'a, T: Wire<'a>>(value: &T, frame: &mut Vec<u8>) -> Result<(), CodecError> {
+        bincode::encode_into_std_write(value, frame, bincode::config::standard())
+            .map(|_written| ())
+            .map_err(|e| CodecError::Malformed(e.to_string()))
     }
 
-    fn decode<T: Wire>(bytes: &[u8]) -> Result<T, CodecError> {
+    fn decode<'a, T: Wire<'a>>(bytes: &'a [u8]) -> Result<T, CodecError> {
         let config = bincode::config::standard().with_limit::<FRAME_BYTES_MAX>();
         let (value, read) =
-            bincode::decode_from_slice(bytes, config).map_err(|e| CodecError::Malformed(e.to_string()))?;
+            bincode::borrow_decode_from_slice(bytes, config).map_err(|e| CodecError::Malformed(e.to_string()))?;
         if read == bytes.len() {
             Ok(value)
         } else {
@@ -93,28 +94,30 @@ impl Codec for Bincode {
 impl Codec for Json {
     const ID: u8 = 2;
 
-    fn encode<T: Wire>(value: &T) -> Result<Vec<u8>, CodecError> {
-        serde_json::to_vec(value).map_err(|e| CodecError::Malformed(e.to_string()))
+    fn encode<'a, T: Wire<'a>>(value: &T, frame: &mut Vec<u8>) -> Result<(), CodecError> {
+        serde_json::to_writer(frame, value).map_err(|e| CodecError::Malformed(e.to_string()))
     }
 
-    fn decode<T: Wire>(bytes: &[u8]) -> Result<T, CodecError> {
+    fn decode<'a, T: Wire<'a>>(bytes: &'a [u8]) -> Result<T, CodecError> {
         serde_json::from_slice(bytes).map_err(|e| CodecError::Malformed(e.to_string()))
     }
 }
 
 /// Writes a frame: prefix and body.
-pub fn encode_frame<C: Codec, T: Wire>(value: &T) -> Result<Vec<u8>, CodecError> {
-    let body = C::encode(value)?;
-    if body.len() > FRAME_BYTES_MAX {
-        return Err(CodecError::TooLarge { bytes: body.len() });
-    }
-    let mut frame = Vec::with_capacity(PREFIX_BYTES + body.len());
+pub fn encode_frame<'a, C: Codec, T: Wire<'a>>(value: &T) -> Result<Vec<u8>, CodecError> {
+    encode_frame_of::<C, T>(value, 0)
+}
+
+/// The same, where it is known of about how many bytes the body will be.
+pub(crate) fn encode_frame_of<'a, C: Codec, T: Wire<'a>>(value: &T, bytes: usize) -> Result<Vec<u8>, CodecError> {
+    let mut frame = Vec::with_capacity(PREFIX_BYTES + bytes);
     frame.extend_from_slice(&MAGIC);
     frame.push(C::ID);
     frame.extend_from_slice(&T::VERSION.to_le_bytes());
     frame.push(T::KIND);
-    frame.extend_from_slice(&body);
-    Ok(frame)
+    C::encode(value, &mut frame)?;
+    let bytes = frame.len() - PREFIX_BYTES;
+    if bytes > FRAME_BYTES_MAX { Err(CodecError::TooLarge { bytes }) } else { Ok(frame) }
 }
 
 /// The version that a frame names; `None` for what is no frame.
@@ -124,7 +127,7 @@ pub fn version_of(frame: &[u8]) -> Option<u16> {
 }
 
 /// Reads a frame by the codec that it names.
-pub fn decode_frame<T: Wire>(frame: &[u8]) -> Result<T, CodecError> {
+pub fn decode_frame<'a, T: Wire<'a>>(frame: &'a [u8]) -> Result<T, CodecError> {
     if frame.len() > PREFIX_BYTES + FRAME_BYTES_MAX {
         return Err(CodecError::TooLarge { bytes: frame.len() });
     }

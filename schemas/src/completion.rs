@@ -257,11 +257,12 @@ impl Completion {
             headers.push(header::CE_TIME, time_rfc3339);
         }
         headers.push(header::OUTCOME, self.outcome.as_str());
-        headers.push(header::ATTEMPT, self.attempt.to_string());
-        headers.push(header::RUN, self.run.to_string());
-        headers.push(header::WAIT_MS, format!("{:.3}", self.wait_ms));
-        headers.push(header::RUN_MS, format!("{:.3}", self.run_ms));
-        headers.push(header::SUBMITTED_US, self.submitted_at.0.to_string());
+        headers.push(header::TIMES, format!("{} {:.3} {:.3}", self.submitted_at.0, self.wait_ms, self.run_ms));
+        for (name, number) in [(header::ATTEMPT, self.attempt), (header::RUN, self.run)] {
+            if number != 1 {
+                headers.push(name, number.to_string());
+            }
+        }
         if let Some(token) = self.token {
             headers.push(header::TOKEN, token.to_string());
         }
@@ -312,15 +313,19 @@ impl Completion {
             .and_then(|source| source.strip_prefix("/jetlane/"))
             .or_else(|| headers.get(header::QUEUE))
             .and_then(|queue| QueueName::new(queue).ok());
-        let submitted_at = Micros(headers.get(header::SUBMITTED_US).and_then(|t| t.parse().ok()).unwrap_or(0));
-        let (wait_ms, run_ms) = (number(header::WAIT_MS), number(header::RUN_MS));
+        let (submitted_at, wait_ms, run_ms) = headers.get(header::TIMES).and_then(times).unwrap_or_else(|| {
+            let submitted_at = headers.get(header::SUBMITTED_US).and_then(|t| t.parse().ok()).unwrap_or(0);
+            (Micros(submitted_at), number(header::WAIT_MS), number(header::RUN_MS))
+        });
+        let absent = f64::from(u8::from(headers.get(header::TIMES).is_some()));
+        let count = |name| if headers.get(name).is_some() { number(name) } else { absent } as u32;
         Ok(Self {
             id,
             task_type,
             queue,
             outcome,
-            attempt: number(header::ATTEMPT) as u32,
-            run: number(header::RUN) as u32,
+            attempt: count(header::ATTEMPT),
+            run: count(header::RUN),
             token: headers.get(header::TOKEN).and_then(|text| text.parse().ok()),
             tenant: text(header::TENANT).and_then(|t| Tenant::new(t).ok()).unwrap_or_default(),
             priority: headers.get(header::PRIORITY).and_then(|t| t.parse().ok()).unwrap_or_default(),
@@ -338,6 +343,14 @@ impl Completion {
             body: body.to_vec(),
         })
     }
+}
+
+/// Reads [`header::TIMES`].
+fn times(text: &str) -> Option<(Micros, f64, f64)> {
+    let mut parts = text.split(' ');
+    let submitted_at = Micros(parts.next()?.parse().ok()?);
+    let mut ms = || parts.next()?.parse::<f64>().ok().filter(|ms| ms.is_finite());
+    Some((submitted_at, ms()?, ms()?))
 }
 
 #[cfg(test)]
@@ -368,6 +381,34 @@ mod tests {
         let headers = completion.headers("2026-11-22T00:00:00Z");
         let read = Completion::from_message(&subject, &headers, &completion.body).expect("readable");
         assert_eq!(read, completion);
+    }
+
+    #[test]
+    fn the_first_attempt_of_the_first_run_is_not_written_and_read_all_the_same() {
+        let mut completion = completion();
+        let subject = subject::done(&completion.task_type, &completion.id);
+        for (attempt, run) in [(1, 1), (0, 0), (2, 1), (1, 5)] {
+            (completion.attempt, completion.run) = (attempt, run);
+            let headers = completion.headers("");
+            let read = Completion::from_message(&subject, &headers, &completion.body).expect("readable");
+            assert_eq!(read, completion);
+            assert_eq!(headers.get(header::ATTEMPT).is_some(), attempt != 1);
+        }
+    }
+
+    #[test]
+    fn times_in_headers_of_their_own_are_still_read() {
+        let headers = [
+            (header::OUTCOME, "succeeded"),
+            (header::ATTEMPT, "2"),
+            (header::SUBMITTED_US, "1000"),
+            (header::WAIT_MS, "1.5"),
+            (header::RUN_MS, "2.5"),
+        ];
+        let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let read = Completion::from_message("jetlane.done.a.s1", &headers, b"").expect("readable");
+        assert_eq!((read.attempt, read.run, read.wait_ms, read.run_ms), (2, 0, 1.5, 2.5));
+        assert_eq!(read.finished_at, Micros(5_000));
     }
 
     #[test]

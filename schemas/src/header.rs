@@ -3,6 +3,8 @@
 //! Names are written in lower case and read in any: CloudEvents calls them case-insensitive, NATS
 //! keeps the case (ADR-4). Names that start with `Nats-` belong to the server.
 
+use std::borrow::Cow;
+
 /// A CloudEvent's id.
 pub const CE_ID: &str = "ce-id";
 /// A CloudEvent's source.
@@ -67,6 +69,10 @@ pub const WAIT_MS: &str = "ce-jetlanewaitms";
 pub const RUN_MS: &str = "ce-jetlanerunms";
 /// Completion: when the task was stored, microseconds since the Unix epoch.
 pub const SUBMITTED_US: &str = "ce-jetlanesubmittedus";
+/// Completion: when the task was stored, in microseconds since the Unix epoch, and the milliseconds until
+/// its last run started and that it took, with blanks between them: the three above in one. Where it
+/// stands, an absent attempt and an absent run are 1.
+pub const TIMES: &str = "ce-jetlanetimes";
 /// Completion: `true` where the task is older than DONE's oldest record (design, decision 6).
 pub const LATE: &str = "ce-jetlanelate";
 /// Completion: `true` where the output or the error was cut to its bound.
@@ -115,7 +121,10 @@ pub mod stored {
 
 /// Headers in the order in which they were written. Look-ups pass over case.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Headers(Vec<(String, String)>);
+pub struct Headers(Vec<(Name, String)>);
+
+/// The protocol's own names are never copied.
+type Name = Cow<'static, str>;
 
 impl Headers {
     /// No headers.
@@ -124,7 +133,7 @@ impl Headers {
     }
 
     /// Appends a header; an earlier one of the same name stays.
-    pub fn push(&mut self, name: impl Into<String>, value: impl Into<String>) {
+    pub fn push(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) {
         self.0.push((name.into(), value.into()));
     }
 
@@ -133,9 +142,14 @@ impl Headers {
         self.0.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
+    /// All headers in order, those with names of the protocol's told apart: they need not be copied.
+    pub fn pairs(&self) -> impl Iterator<Item = (&Cow<'static, str>, &str)> {
+        self.0.iter().map(|(name, value)| (name, value.as_str()))
+    }
+
     /// All headers in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.0.iter().map(|(name, value)| (&**name, value.as_str()))
     }
 
     /// Whether there are none.
@@ -155,19 +169,19 @@ impl Headers {
 
     /// The pairs themselves.
     pub fn into_pairs(self) -> Vec<(String, String)> {
-        self.0
+        self.0.into_iter().map(|(name, value)| (name.into_owned(), value)).collect()
     }
 }
 
 impl From<Vec<(String, String)>> for Headers {
     fn from(pairs: Vec<(String, String)>) -> Self {
-        Self(pairs)
+        pairs.into_iter().collect()
     }
 }
 
 impl FromIterator<(String, String)> for Headers {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
-        Self(pairs.into_iter().collect())
+        Self(pairs.into_iter().map(|(name, value)| (name.into(), value)).collect())
     }
 }
 

@@ -21,31 +21,33 @@ const CE_ID_BYTES_MIN: usize = 20;
 impl TaskId {
     /// A new id, made before the first publish: sortable by time, unique without coordination.
     pub fn generate() -> Self {
-        Self(uuid::Uuid::now_v7().simple().to_string())
+        let mut buffer = uuid::Uuid::encode_buffer();
+        let text: &str = uuid::Uuid::now_v7().simple().encode_lower(&mut buffer);
+        Self(text.into())
     }
 
     /// The id of a CloudEvent: its own where that is a token of 20 to 64 characters, otherwise a
     /// hash of source and id (a CloudEvents id is unique for its source only: specification 1.0, `id`).
     pub fn from_cloud_event(source: &str, id: &str) -> Self {
         if id.len() >= CE_ID_BYTES_MIN && is_token(id) {
-            return Self(id.to_owned());
+            return Self(id.into());
         }
-        Self(hashed("e", &[source, id]))
+        Self(hashed("e", &[source, id]).into())
     }
 
     /// The id of a message without one: `s` and its sequence in the stream, which its publish ack told.
     pub fn from_sequence(stream_sequence: u64) -> Self {
-        Self(format!("s{stream_sequence}"))
+        Self(format!("s{stream_sequence}").into())
     }
 
     /// The id of a task with an idempotency key: the same key of the same tenant and type is the same task.
     pub fn from_key(task_type: &str, tenant: &str, key: &str) -> Self {
-        Self(hashed("k", &[task_type, tenant, key]))
+        Self(hashed("k", &[task_type, tenant, key]).into())
     }
 
     /// The id of the `index`-th follow-up of a task, the same however often its completion is delivered.
     pub fn of_follow_up(parent: &TaskId, index: usize) -> Self {
-        Self(hashed("f", &[parent.as_str(), &index.to_string()]))
+        Self(hashed("f", &[parent.as_str(), &index.to_string()]).into())
     }
 }
 
@@ -72,6 +74,11 @@ impl RunToken {
     /// A token from 64 random bits.
     pub fn from_bits(bits: u64) -> Self {
         Self(bits)
+    }
+
+    /// Its 64 bits.
+    pub fn bits(self) -> u64 {
+        self.0
     }
 
     /// A new random token.

@@ -4,15 +4,15 @@ mod bucket;
 mod callback;
 
 pub use bucket::{
-    RegistryKey, kv, lease_queue, note_cancelled, note_checkpoint, parse_note_cancelled, registry_estimate,
-    registry_queue, registry_shard, registry_shared, registry_type,
+    REGISTRY_PLAIN_ALL, RegistryKey, kv, lease_queue, note_cancelled, note_checkpoint, parse_note_cancelled,
+    parse_registry_plain, registry_estimate, registry_plain, registry_queue, registry_shard, registry_shared,
+    registry_type,
 };
 pub use callback::{
     CALLBACK_ALL, DEAD_CALLBACK_ALL, callback, dead_callback, parse_callback, parse_dead_callback, schedule_callback,
 };
 
 use crate::id::TaskId;
-use crate::limits::TYPE_TOKENS_MAX;
 use crate::options::{Priority, Shard};
 use crate::token::{Fit, QueueName, TaskType};
 use sha2::{Digest, Sha256};
@@ -152,24 +152,22 @@ pub fn parse_cancel(subject: &str) -> Option<TaskId> {
     subject.strip_prefix("jetlane.cancel.").and_then(|id| TaskId::new(id).ok())
 }
 
-/// What stands before the subject of a completion where the broker tells that it has stored it. Core
-/// NATS: `jetlane.stored.<type>.<id>`, with the completion's headers and body.
-pub const STORED_PREFIX: &str = "jetlane.stored.";
-
-/// Where the broker tells of the stored completions of one type.
-pub fn stored_of_type(task_type: &TaskType) -> String {
-    format!("{STORED_PREFIX}{task_type}.*")
+/// Core NATS: whoever has stored completions of a type tells submitters of them, many in one message:
+/// `jetlane.told.<type>`.
+pub fn told(task_type: &TaskType) -> String {
+    format!("jetlane.told.{task_type}")
 }
+
+/// All that is told of completions.
+pub const TOLD_ALL: &str = "jetlane.told.>";
+
+/// What stands before the subject of a completion where the broker tells that it has stored it, if the
+/// streams' settings say so. Core NATS: `jetlane.stored.<type>.<id>`, with the completion's headers and body.
+pub const STORED_PREFIX: &str = "jetlane.stored.";
 
 /// Where the broker tells of one task's stored completion.
 pub fn stored(task_type: &TaskType, id: &TaskId) -> String {
     format!("{STORED_PREFIX}{task_type}.{id}")
-}
-
-/// Where the broker tells of a task's stored completion, for those who do not know its type: one
-/// subject for each number of tokens that a type can have.
-pub fn stored_in_any_type(id: &TaskId) -> impl Iterator<Item = String> {
-    (1..=TYPE_TOKENS_MAX).map(move |tokens| format!("{STORED_PREFIX}{}{id}", "*.".repeat(tokens)))
 }
 
 /// The type and id in the subject of a completion that the broker has stored.
@@ -250,9 +248,7 @@ impl Flow {
             Self::Task(queue, priority, shard) => format!("task-{queue}-{priority}-{shard}"),
             Self::Due(queue, priority, shard) => format!("due-{queue}-{priority}-{shard}"),
             Self::Raw(task_type) => {
-                // Consumer names have no dots; the hash keeps `a.b` and `a_b` apart.
-                let digest = Sha256::digest(task_type.as_str().as_bytes());
-                format!("raw-{}-{:02x}{:02x}", task_type.as_str().replace('.', "_"), digest[0], digest[1])
+                format!("raw-{}", type_stem(task_type))
             }
         }
     }
@@ -262,6 +258,18 @@ impl fmt::Display for Flow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.subject())
     }
+}
+
+/// A type's part of a consumer's name, which has no dots; the hash keeps `a.b` and `a_b` apart.
+fn type_stem(task_type: &TaskType) -> String {
+    let digest = Sha256::digest(task_type.as_str().as_bytes());
+    format!("{}-{:02x}{:02x}", task_type.as_str().replace('.', "_"), digest[0], digest[1])
+}
+
+/// The durable consumer by which callback services read the completions that clients without an SDK made
+/// of a type.
+pub fn callback_consumer(task_type: &TaskType) -> String {
+    format!("callback-{}", type_stem(task_type))
 }
 
 /// Which of a lane's two consumers: bundles for SDK executors, plain messages for everyone else.
@@ -372,15 +380,6 @@ mod tests {
             let _dead = parse_dead(&text);
             let _key = RegistryKey::parse(&text);
         }
-    }
-
-    #[test]
-    fn a_completion_of_any_type_is_heard_on_one_of_the_subjects() {
-        let id = TaskId::new("s12").expect("valid");
-        let heard: Vec<String> = stored_in_any_type(&id).collect();
-        assert_eq!((heard[0].as_str(), heard.len()), ("jetlane.stored.*.s12", TYPE_TOKENS_MAX));
-        let of_the_longest = stored(&TaskType::new("a.b.c.d.e.f").expect("valid"), &id);
-        assert_eq!(heard[5].split('.').count(), of_the_longest.split('.').count());
     }
 
     #[test]

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
+/// What names are kept as: short ones in place, long ones shared. They are copied with every task.
+pub(crate) type Text = smol_str::SmolStr;
+
 /// A name that may not become part of a subject.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} {name:?} {reason}")]
@@ -39,16 +42,20 @@ macro_rules! name {
         #[serde(try_from = "String", into = "String")]
         // Otherwise the JSON Schema is that of String, without the pattern.
         #[schemars(!try_from, !into)]
-        pub struct $name(#[schemars(regex(pattern = $pattern))] String);
+        pub struct $name(#[schemars(with = "String", regex(pattern = $pattern))] $crate::token::Text);
 
         impl $name {
             /// Checks the name and takes it.
             pub fn new(name: impl Into<String>) -> Result<Self, InvalidName> {
-                let name = name.into();
+                Self::read(&name.into())
+            }
+
+            /// Checks a name that is only borrowed, and copies it.
+            pub fn read(name: &str) -> Result<Self, InvalidName> {
                 let check: fn(&str) -> Result<(), &'static str> = $check;
-                match check(&name) {
-                    Ok(()) => Ok(Self(name)),
-                    Err(reason) => Err(InvalidName::new($kind, &name, reason)),
+                match check(name) {
+                    Ok(()) => Ok(Self(name.into())),
+                    Err(reason) => Err(InvalidName::new($kind, name, reason)),
                 }
             }
 
@@ -64,10 +71,17 @@ macro_rules! name {
             }
         }
 
+        /// Kept in maps, it is found by its text.
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
         impl FromStr for $name {
             type Err = InvalidName;
             fn from_str(text: &str) -> Result<Self, InvalidName> {
-                Self::new(text)
+                Self::read(text)
             }
         }
 
@@ -80,7 +94,7 @@ macro_rules! name {
 
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.0.into()
             }
         }
     };

@@ -109,10 +109,10 @@ pub(super) const CHANNELS: &[Channel] = &[
         address: || template(&subject::stored(&sample_type(), &sample_id())),
         title: "Completions as they are stored",
         text: "The server tells every stored completion again: what is heard here has won. For whoever waits now; \
-            whoever must not miss any reads `done`.",
+            whoever must not miss any reads `done`. Only where the streams' settings say so (`done_republished`).",
         messages: &["output", "failure"],
         senders: &["nats-server"],
-        receivers: &[SDK, ANYONE],
+        receivers: &[ANYONE],
         storage: Storage::Core,
     },
     Channel {

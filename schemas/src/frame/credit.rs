@@ -44,7 +44,7 @@ pub struct OfFit {
 /// The most ended runs, and the most remaining times, of one announcement; the rest follows in the next.
 pub const RUNS_TOLD_MAX: usize = 512;
 
-impl Wire for Credit {
+impl Wire<'_> for Credit {
     const KIND: u8 = 2;
     const VERSION: u16 = 2;
 }
@@ -98,8 +98,8 @@ struct CreditV1 {
     fits: Vec<String>,
 }
 
-impl Wire for CreditV1 {
-    const KIND: u8 = Credit::KIND;
+impl Wire<'_> for CreditV1 {
+    const KIND: u8 = <Credit as Wire<'_>>::KIND;
     const VERSION: u16 = 1;
 }
 
@@ -113,12 +113,12 @@ impl From<CreditV1> for Credit {
 impl Credit {
     /// Writes the frame.
     pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
-        codec::encode_frame::<Bincode, _>(self)
+        codec::encode_frame::<Bincode, Self>(self)
     }
 
     /// Reads the frame, of either version.
     pub fn decode(frame: &[u8]) -> Result<Self, CodecError> {
-        if codec::version_of(frame) == Some(CreditV1::VERSION) {
+        if codec::version_of(frame) == Some(<CreditV1 as Wire<'_>>::VERSION) {
             return codec::decode_frame::<CreditV1>(frame).map(Self::from);
         }
         codec::decode_frame(frame)

@@ -31,6 +31,20 @@ pub fn registry_estimate(task_type: &TaskType) -> String {
     format!("estimates.{task_type}")
 }
 
+/// Registry key that says that clients without an SDK have been given tasks of a type with callbacks: who
+/// carries those out has to read the type's completions.
+pub fn registry_plain(task_type: &TaskType) -> String {
+    format!("plain.{task_type}")
+}
+
+/// All keys of [`registry_plain`].
+pub const REGISTRY_PLAIN_ALL: &str = "plain.>";
+
+/// The type of [`registry_plain`].
+pub fn parse_registry_plain(key: &str) -> Option<TaskType> {
+    key.strip_prefix("plain.").and_then(|task_type| TaskType::read(task_type).ok())
+}
+
 /// What a registry key announces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RegistryKey {

@@ -1,4 +1,5 @@
-//! The service's two readers: completions as they come, and callbacks that are due once more.
+//! The service's readers: callbacks that are due, for the first time or once more; and, of types that clients
+//! without an SDK serve, the completions themselves, since those clients store nothing but that.
 
 use crate::deliver::{Counts, Post};
 use crate::endpoint::Endpoints;
@@ -6,20 +7,24 @@ use crate::parcel::Parcel;
 use futures::future::join_all;
 use jetlane::Client;
 use jetlane_bus::flows::{Durable, From};
+use jetlane_bus::kv::{Watch, Watched};
 use jetlane_bus::pull::REFUSED_PAUSE;
 use jetlane_bus::{Ack, Bus, Delivery, Pulled, Puller};
-use jetlane_schemas::subject::{CALLBACK_ALL, STREAM_DONE, STREAM_TIME};
-use jetlane_schemas::{Completion, header};
+use jetlane_schemas::subject::{
+    self, BUCKET_REGISTRY, CALLBACK_ALL, REGISTRY_PLAIN_ALL, STREAM_DONE, STREAM_TIME, parse_registry_plain,
+};
+use jetlane_schemas::{Completion, TaskType, header};
 use jetlane_service::egress;
 use jetlane_service::frame::one_line;
 use jetlane_service::health::Health;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-/// The durable consumers' name, on both streams.
+/// The durable consumer of callbacks that are due.
 const CONSUMER: &str = "callback";
 /// Messages of one stream in this process's hands.
 const HELD_MAX: usize = 512;
@@ -78,18 +83,16 @@ pub async fn serve(
 ) -> Result<(), Error> {
     let post = Arc::new(Post::new(client, endpoints, counts.clone()).map_err(Error::Prepare)?);
     let ready = async {
-        tokio::try_join!(
-            Reader::open(post.clone(), Source::Completions),
-            Reader::open(post.clone(), Source::DueCallbacks)
-        )
+        let due = Reader::open(post.clone(), Source::Due).await?;
+        Ok::<_, Error>((due, watch(post.client().bus()).await))
     };
-    let (completions, due) = tokio::select! {
+    let (due, plain) = tokio::select! {
         readers = ready => readers?,
         () = drain.cancelled() => return Ok(()),
     };
     health.ready();
     info!("Delivering callbacks.");
-    let ended = tokio::try_join!(completions.read(&drain), due.read(&drain));
+    let ended = tokio::try_join!(due.read(&drain), follow(&post, plain, &drain));
     // What was acked or handed back last may still be on its way.
     if let Err(error) = post.client().bus().flush().await {
         debug!(%error, "The last answers may not have been sent.");
@@ -98,28 +101,84 @@ pub async fn serve(
     ended.map(|_| ())
 }
 
+/// Watches for types that clients without an SDK serve, waiting for the registry where nobody has made it yet.
+async fn watch(bus: &Bus) -> Watch {
+    let mut told = false;
+    loop {
+        let watch = async { bus.bucket(BUCKET_REGISTRY).await?.watch(REGISTRY_PLAIN_ALL).await };
+        match watch.await {
+            Ok(watch) => return watch,
+            Err(error) if !told => {
+                info!(error = %one_line(&error), "Waiting for the registry.");
+                told = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(STREAM_PAUSE).await;
+    }
+}
+
+/// Reads the completions of each type that clients without an SDK serve, from when it is heard of.
+async fn follow(post: &Arc<Post>, mut plain: Watch, drain: &CancellationToken) -> Result<(), Error> {
+    let mut known = BTreeSet::new();
+    let mut readers = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = drain.cancelled() => break,
+            Some(ended) = readers.join_next() => match ended {
+                Ok(ended) => ended?,
+                Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+            },
+            watched = plain.next() => match watched {
+                Some(Watched::Change(change)) => {
+                    let Some(task_type) = parse_registry_plain(&change.key) else { continue };
+                    if known.insert(task_type.clone()) {
+                        readers.spawn(read_type(post.clone(), task_type, drain.clone()));
+                    }
+                }
+                Some(Watched::UpToDate) => {}
+                None => return Err(Error::Closed),
+            },
+        }
+    }
+    while let Some(ended) = readers.join_next().await {
+        match ended {
+            Ok(ended) => ended?,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
+    Ok(())
+}
+
+async fn read_type(post: Arc<Post>, task_type: TaskType, drain: CancellationToken) -> Result<(), Error> {
+    Reader::open(post, Source::Plain(task_type)).await?.read(&drain).await
+}
+
 /// Where a reader reads.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Source {
-    Completions,
-    DueCallbacks,
+    /// Callbacks that are due.
+    Due,
+    /// Completions of a type.
+    Plain(TaskType),
 }
 
 impl Source {
-    fn stream(self) -> &'static str {
+    fn stream(&self) -> &'static str {
         match self {
-            Self::Completions => STREAM_DONE,
-            Self::DueCallbacks => STREAM_TIME,
+            Self::Plain(_) => STREAM_DONE,
+            Self::Due => STREAM_TIME,
         }
     }
 
-    fn durable(self) -> Durable {
+    fn durable(&self) -> Durable {
+        let (name, filter) = match self {
+            Self::Due => (CONSUMER.to_owned(), CALLBACK_ALL.to_owned()),
+            Self::Plain(task_type) => (subject::callback_consumer(task_type), subject::done_of_type(task_type)),
+        };
         Durable {
-            name: CONSUMER.into(),
-            filters: match self {
-                Self::Completions => Vec::new(),
-                Self::DueCallbacks => vec![CALLBACK_ALL.into()],
-            },
+            name,
+            filters: vec![filter],
             // What completed before the first start of this service has callbacks, too.
             from: From::Beginning,
             ack_wait: ACK_WAIT,
@@ -138,7 +197,7 @@ struct Reader {
 
 impl Reader {
     async fn open(post: Arc<Post>, source: Source) -> Result<Self, Error> {
-        let puller = open(post.client().bus(), source).await?;
+        let puller = open(post.client().bus(), &source).await?;
         Ok(Self { source, post, puller, in_hand: JoinSet::new() })
     }
 
@@ -172,25 +231,24 @@ impl Reader {
                         debug!(reason, "A pull was refused.");
                         tokio::time::sleep(REFUSED_PAUSE).await;
                     }
-                    Pulled::Gone => self.puller = open(self.post.client().bus(), self.source).await?,
+                    Pulled::Gone => self.puller = open(self.post.client().bus(), &self.source).await?,
                     Pulled::Closed => return Err(Error::Closed),
                 },
             }
         }
     }
 
-    /// Most completions have no callbacks: those are acked without further ado.
     async fn take(&mut self, delivery: Delivery) -> Result<(), Error> {
         let parcels = match self.source {
-            Source::DueCallbacks => Parcel::from_due(&delivery).map(|parcel| vec![parcel]),
-            Source::Completions => {
-                // Looked up in place: reading all headers of all completions would be most of the work here.
-                if delivery.has_header(header::CALLBACKS) {
-                    let headers = delivery.headers();
-                    Completion::from_message(&delivery.subject, &headers, &delivery.body).map(Parcel::all_of)
-                } else {
-                    Ok(Vec::new())
-                }
+            Source::Due => Parcel::from_due(&delivery).map(|parcel| vec![parcel]),
+            // Looked up in place: reading all headers of all completions would be most of the work here. What
+            // has a token was made by an SDK, which has stored its callbacks beside it.
+            Source::Plain(_) if !delivery.has_header(header::CALLBACKS) || delivery.has_header(header::TOKEN) => {
+                Ok(Vec::new())
+            }
+            Source::Plain(_) => {
+                let headers = delivery.headers();
+                Completion::from_message(&delivery.subject, &headers, &delivery.body).map(Parcel::all_of)
             }
         };
         match parcels {
@@ -210,7 +268,7 @@ impl Reader {
 }
 
 /// Makes the consumer, waiting for its stream where nobody has made it yet.
-async fn open(bus: &Bus, source: Source) -> Result<Puller, Error> {
+async fn open(bus: &Bus, source: &Source) -> Result<Puller, Error> {
     let (stream, durable) = (source.stream(), source.durable());
     let mut told = false;
     while let Err(error) = bus.ensure_durable(stream, &durable).await {
@@ -220,7 +278,7 @@ async fn open(bus: &Bus, source: Source) -> Result<Puller, Error> {
         }
         tokio::time::sleep(STREAM_PAUSE).await;
     }
-    bus.puller(stream, CONSUMER).await.map_err(|source| Error::Read { stream, source })
+    bus.puller(stream, &durable.name).await.map_err(|source| Error::Read { stream, source })
 }
 
 /// Delivers callbacks that came with one message, then acks it: all outcomes are stored by then.

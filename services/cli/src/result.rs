@@ -4,9 +4,9 @@ use crate::args::{Nats, ResultArgs};
 use crate::dev::interrupted;
 use crate::output::{Exit, Failure, Output};
 use crate::reach;
-use futures::future::select_all;
 use jetlane::{Client, Completion, Outcome, TaskId, TaskType};
-use jetlane_bus::{Bus, Message};
+use jetlane_bus::Message;
+use jetlane_schemas::frame::Told;
 use jetlane_schemas::subject;
 use serde::de::IgnoredAny;
 use std::future::Future;
@@ -16,6 +16,9 @@ use std::time::Duration;
 /// What to do where streams or buckets are not there.
 pub(crate) const NO_STREAMS: &str =
     "If no service has run here yet, start one: `jetlane dev`, or `jetlane run dispatcher`, makes the streams.";
+
+/// How long it is listened before it is looked again.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// Prints the output of a task, where it has completed or once it does.
 pub(crate) async fn run(nats: &Nats, args: &ResultArgs, output: &Output) -> Result<Exit, Failure> {
@@ -121,12 +124,14 @@ fn say_waiting(output: &Output, id: &TaskId) {
     output.say(format_args!("{id} has not completed yet; waiting."));
 }
 
-/// Listens first and looks then, so that nothing falls in between; looks again after every reconnect.
+/// Listens first and looks then, so that nothing falls in between; looks again after every reconnect, and
+/// now and then, since clients in any language tell nobody.
 async fn completion_of_any_type(client: &Client, id: &TaskId, output: &Output) -> Result<Completion, Failure> {
     let bus = client.bus();
     let closed = || Failure::from(jetlane::Error::Closed { id: id.clone() });
     let mut connections = bus.connections();
-    let mut heard = listen(bus, id).await.map_err(|error| Failure::of(Exit::Error, &error))?;
+    let listening = bus.subscribe(subject::TOLD_ALL).await;
+    let mut told = listening.map_err(|error| Failure::of(Exit::Error, &error))?;
     let mut said = false;
     loop {
         connections.mark_unchanged();
@@ -137,28 +142,28 @@ async fn completion_of_any_type(client: &Client, id: &TaskId, output: &Output) -
             say_waiting(output, id);
             said = true;
         }
-        let told = select_all(heard.iter_mut().map(|subscription| Box::pin(subscription.next())));
-        tokio::select! {
-            // What is told is what is stored; a copy of the stream may not have it yet.
-            (message, _, _) = told => if let Some(completion) = read(&message.ok_or_else(closed)?) {
-                return Ok(completion);
-            },
-            changed = connections.changed() => changed.map_err(|_| closed())?,
+        let look_again = tokio::time::sleep(LOOK_AGAIN_AFTER);
+        tokio::pin!(look_again);
+        loop {
+            tokio::select! {
+                // What is told is what is stored; a copy of the stream may not have it yet.
+                message = told.next() => if let Some(completion) = find(&message.ok_or_else(closed)?, id) {
+                    return Ok(completion);
+                },
+                changed = connections.changed() => {
+                    changed.map_err(|_| closed())?;
+                    break;
+                }
+                () = &mut look_again => break,
+            }
         }
     }
 }
 
-async fn listen(bus: &Bus, id: &TaskId) -> Result<Vec<jetlane_bus::Subscription>, jetlane_bus::Error> {
-    let mut subscriptions = Vec::new();
-    for subject in subject::stored_in_any_type(id) {
-        subscriptions.push(bus.subscribe(&subject).await?);
-    }
-    Ok(subscriptions)
-}
-
-fn read(message: &Message) -> Option<Completion> {
-    let (task_type, id) = subject::parse_stored(&message.subject)?;
-    Completion::from_message(&subject::done(&task_type, &id), &message.headers, &message.body).ok()
+fn find(message: &Message, id: &TaskId) -> Option<Completion> {
+    let told = Told::decode(&message.body).ok()?;
+    let (_, one) = told.iter().find(|(told, _)| *told == id.as_str())?;
+    one.completion().ok()
 }
 
 #[cfg(test)]

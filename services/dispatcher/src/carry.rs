@@ -33,25 +33,25 @@ pub(crate) enum Joins {
 
 /// The span of a dispatch, with the queue wait by cause. Roots the trace of a task that has none; only
 /// then does its own context travel with the task, which OpenTelemetry's conventions call a producer.
-pub(crate) fn dispatch_span(task: &mut TaskEvent, lane: &Lane, waits: Waits, joins: Joins) -> Span {
+pub(crate) fn dispatch_span(task: &mut TaskEvent, kind: LaneKind, waits: Waits, joins: Joins) -> Span {
     let ms = |us: u64| us as f64 / 1_000.0;
     let is_root = joins == Joins::Link || task.trace.is_empty();
     let span = tracing::info_span!(
         target: "jetlane::span",
         "dispatch",
-        otel.name = format_args!("dispatch {}", lane.queue),
+        otel.name = format_args!("dispatch {}", task.queue),
         otel.kind = if is_root { "producer" } else { "client" },
         messaging.system = "nats",
         messaging.operation.name = "dispatch",
         messaging.operation.type = "send",
-        messaging.destination.name = lane.subject(),
+        messaging.destination.name = lane_of(task, kind).subject(),
         messaging.message.id = %task.id,
         jetlane.task.id = %task.id,
         jetlane.task.type = %task.task_type,
         jetlane.task.priority = %task.priority,
         jetlane.task.run = i64::from(task.run),
         jetlane.task.attempt = i64::from(task.attempts) + 1,
-        jetlane.queue = %lane.queue,
+        jetlane.queue = %task.queue,
         jetlane.wait.intake_ms = ms(waits.intake_us),
         jetlane.wait.delay_ms = ms(waits.delay_us),
         jetlane.wait.window_ms = ms(waits.waited.window_us),
@@ -99,14 +99,21 @@ fn join(span: &Span, task: &mut TaskEvent, joins: Joins) {
     }
 }
 
-/// The message of a task in its lane. Its id names the run, in both forms of the lane: a run is stored
-/// in one of them only.
-pub(crate) fn to_lane(task: &TaskEvent, lane: &Lane) -> Result<Outgoing, FrameError> {
-    let (headers, body) = match lane.kind {
-        LaneKind::Bundle => (Headers::new(), frame::encode_bundle(std::slice::from_ref(task))?.into()),
-        LaneKind::Plain => (crate::plain::headers(task), task.payload.clone().into()),
+fn lane_of(task: &TaskEvent, kind: LaneKind) -> Lane {
+    Lane { kind, queue: task.queue.clone(), priority: task.priority, fit: task.fit.clone() }
+}
+
+/// The message of tasks in their lane: one to a plain lane, any to a bundle's. Its id names the run of a
+/// task that is alone, in both forms of the lane: a run is stored in one of them only.
+pub(crate) fn to_lane<'a>(
+    tasks: impl ExactSizeIterator<Item = &'a TaskEvent> + Clone,
+    lane: &Lane,
+) -> Result<Outgoing, FrameError> {
+    let message_id = Some(frame::bundle_message_id("lane", tasks.clone()));
+    let (headers, body) = match (lane.kind, tasks.clone().next()) {
+        (LaneKind::Plain, Some(task)) => (crate::plain::headers(task), task.payload.clone().into()),
+        (LaneKind::Bundle, _) | (LaneKind::Plain, None) => (Headers::new(), frame::encode_bundle(tasks)?.into()),
     };
-    let message_id = Some(task.message_id("lane"));
     Ok(Outgoing { subject: lane.subject(), headers, body, message_id, expect: Expect::Anything })
 }
 
@@ -131,10 +138,9 @@ pub(crate) async fn end(
     if !context.is_empty() {
         completion.trace = context;
     }
-    let stored = match bus.complete(&completion).await? {
-        Completed::Won => completion,
-        // An earlier try of ours may have stored this and died before the dead letter.
-        Completed::Lost(stored) => *stored,
+    let stored = match bus.complete(completion).await? {
+        // An earlier try of ours may have stored it and died before the dead letter.
+        Completed::Won(stored) | Completed::Lost(stored) => *stored,
         Completed::Full => return Ok(false),
     };
     if stored.outcome == outcome && matches!(outcome, Outcome::Rejected | Outcome::Failed) {

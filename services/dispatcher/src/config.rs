@@ -2,10 +2,11 @@
 
 use jetlane_bus::topology::Settings;
 use jetlane_schemas::QueueName;
+use jetlane_schemas::limits::BUNDLE_TASKS_MAX;
 use serde::Deserialize;
 
 /// The section `[dispatcher]`, or `JETLANE_DISPATCHER_<FIELD>`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The queues that it may lead. Default none named, which means all.
@@ -15,6 +16,15 @@ pub struct Config {
     pub name: String,
     /// How the streams are kept, where this dispatcher is the first to need them.
     pub streams: Settings,
+    /// The most tasks of one message of a lane, 1 to 128; 1 turns bundles off. Default 128.
+    pub bundle_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let (queues, name) = (Vec::new(), String::new());
+        Self { queues, name, streams: Settings::default(), bundle_max: BUNDLE_TASKS_MAX }
+    }
 }
 
 impl Config {

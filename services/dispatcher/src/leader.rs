@@ -7,12 +7,13 @@
 //! - `start`: taking over from whoever led before
 //! - `intake`: messages of flows become held tasks; `flows`: the consumers that bring them;
 //!   `sources`: the messages that are held, and the acks that they owe
-//! - `output`: decisions carried out, and their outcomes
+//! - `output`: decisions carried out, and their outcomes; `bundles`: dispatches that share messages
 //! - `clients`: plain lanes, and the executors' credit; `runs`: what was dispatched until its end is told
 //! - `estimates`: what is learned of run times; `needs`: fits, and what nobody fits
 //! - `tenants`: who stands where in line; `questions`: why a task waits, and when one would start
 //! - `upkeep`: signs of life, counts, shares
 
+mod bundles;
 mod clients;
 mod estimates;
 mod flows;
@@ -29,8 +30,9 @@ mod upkeep;
 use crate::World;
 use crate::error::Error;
 use crate::read::Fate;
+use bundles::Bundles;
 use clients::{Clients, Heard};
-use estimates::Learned;
+use estimates::{Expected, Learned};
 use flows::{Flows, Opened, Turn};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -98,7 +100,7 @@ struct Held {
     source: SourceId,
     stored_at: Micros,
     read_at: Micros,
-    estimate: Micros,
+    expected: Expected,
     joins: crate::carry::Joins,
 }
 
@@ -199,16 +201,18 @@ impl Leader {
     /// Carries out decisions for as long as there are any and not too many are under way.
     fn decide(&mut self) {
         let now = clock::now();
-        while self.works.len() < WORKS_MAX {
+        let mut bundles = Bundles::default();
+        while self.works.len() + bundles.len() < WORKS_MAX {
             match self.core.next(now) {
-                None => return,
-                Some(Decision::Dispatch { entry, kind, waited }) => self.dispatch(entry, kind, waited),
+                None => break,
+                Some(Decision::Dispatch { entry, kind, waited }) => self.dispatch(&mut bundles, entry, kind, waited),
                 Some(Decision::Expire(entry)) => self.end(entry),
                 Some(Decision::Drop(entry)) => self.drop_entry(entry),
                 Some(Decision::Yield(entry)) => self.ask_to_yield(entry),
                 Some(Decision::Pull { flow, messages, bytes }) => self.flows.ask(flow, messages, bytes),
             }
         }
+        self.send_all(bundles);
     }
 
     async fn acknowledge(&mut self) -> Result<(), Error> {

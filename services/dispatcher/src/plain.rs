@@ -49,7 +49,7 @@ pub(crate) fn headers(task: &TaskEvent) -> Headers {
         }
     }
     for (name, value) in &task.headers {
-        headers.push(name.as_str(), value.as_str());
+        headers.push(name.clone(), value.as_str());
     }
     headers
 }

@@ -1,14 +1,17 @@
 //! One connection to the broker, and what it tells of itself.
 
+use crate::acks::Acks;
 use crate::error::Error;
 use async_nats::client::RequestErrorKind;
 use async_nats::jetstream::{self, context::ContextBuilder};
-use async_nats::{Event, HeaderMap};
+use async_nats::{Event, HeaderMap, HeaderName};
 use bytes::Bytes;
 use futures::StreamExt;
 use jetlane_schemas::Headers;
 use jetlane_schemas::limits::{BODY_BYTES_MAX, HOP_OVERHEAD_BYTES};
+use std::borrow::Cow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -72,13 +75,28 @@ pub struct ServerFacts {
     pub max_payload: usize,
 }
 
-/// One connection. Clones share it.
+/// One connection. Clones share it, and cost no more than a count: every task has one.
 #[derive(Debug, Clone)]
 pub struct Bus {
+    shared: Arc<Shared>,
+}
+
+/// What the clones of a [`Bus`] share. Nothing of it is for other crates.
+#[derive(Debug)]
+pub struct Shared {
     pub(crate) client: async_nats::Client,
     pub(crate) jetstream: jetstream::Context,
+    pub(crate) acks: Acks,
     connections: watch::Receiver<u64>,
     connect: Connect,
+}
+
+impl std::ops::Deref for Bus {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
 }
 
 /// A message of core NATS.
@@ -150,7 +168,10 @@ impl Bus {
             .max_ack_inflight(PUBLISHES_IN_FLIGHT_MAX)
             .backpressure_on_inflight(true)
             .build(client.clone());
-        let bus = Self { client, jetstream, connections, connect: connect.clone() };
+        let acks = Acks::hear(&client, connections.clone(), PUBLISHES_IN_FLIGHT_MAX).await;
+        let acks = acks.map_err(|source| Error::Subscribe { subject: "(acks)".into(), source: source.into() })?;
+        let shared = Shared { client, jetstream, acks, connections, connect: connect.clone() };
+        let bus = Self { shared: Arc::new(shared) };
         if connect.when_absent == WhenAbsent::Wait {
             bus.wait_connected().await;
         }
@@ -286,8 +307,11 @@ fn reconnect_pause(attempts: usize) -> Duration {
 
 pub(crate) fn headers_into(headers: &Headers) -> HeaderMap {
     let mut map = HeaderMap::new();
-    for (name, value) in headers.iter() {
-        map.append(name, value);
+    for (name, value) in headers.pairs() {
+        match name {
+            Cow::Borrowed(name) => map.append(HeaderName::from_static(name), value),
+            Cow::Owned(name) => map.append(name.as_str(), value),
+        }
     }
     map
 }

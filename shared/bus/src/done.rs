@@ -7,11 +7,14 @@ use crate::error::Error;
 use crate::publish::{Expect, Outgoing, Published};
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use bytes::Bytes;
-use jetlane_schemas::frame::{decode_bundle, encode_bundle};
+use jetlane_schemas::frame::{TOLD_MAX, decode_bundle, encode_bundle, encode_told, told_bytes};
 use jetlane_schemas::subject::{self, STREAM_DEAD, STREAM_DONE};
-use jetlane_schemas::{Completion, Headers, TaskEvent, TaskId, TaskType};
+use jetlane_schemas::{Completion, Headers, TaskEvent, TaskId, TaskType, header};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
+/// The most bytes of completions that are told in one message, unless one alone has more.
+const TOLD_BYTES_MAX: usize = 64 * 1024;
 /// The most bytes of headers that the server stores with a message.
 const STORED_HEADERS_MAX: usize = 65_535;
 /// Version line, end of headers, and the header that asks for an empty subject.
@@ -23,37 +26,138 @@ const HEADER_FRAME: usize = 4;
 #[derive(Debug)]
 pub enum Completed {
     /// It is the one. Also when an earlier send of the very same was stored and its answer was lost.
-    Won,
+    Won(Box<Completion>),
     /// Another was stored before.
     Lost(Box<Completion>),
     /// DONE is at its limit and takes no more; the task must wait.
     Full,
 }
 
+impl Completed {
+    /// The completion that is stored.
+    pub fn stored(&self) -> Option<&Completion> {
+        match self {
+            Self::Won(done) | Self::Lost(done) => Some(done),
+            Self::Full => None,
+        }
+    }
+}
+
+fn outgoing(completion: &Completion) -> Outgoing {
+    Outgoing {
+        subject: subject::done(&completion.task_type, &completion.id),
+        // Without the time: it follows from the others, and every byte is scanned by the server many times.
+        headers: completion.headers(""),
+        body: Bytes::copy_from_slice(&completion.body),
+        // The expected sequence does what an id would do, without the window's bound.
+        message_id: None,
+        expect: Expect::Absent,
+    }
+}
+
+/// How many of these go into one message: as many as a bundle's bytes, one at least.
+fn together(completions: &[&Completion]) -> usize {
+    let mut bytes = 0;
+    let fit = |done: &&&Completion| {
+        bytes += told_bytes(done);
+        bytes <= TOLD_BYTES_MAX
+    };
+    completions.iter().take(TOLD_MAX).take_while(fit).count().max(1)
+}
+
 impl Bus {
-    /// Stores a completion unless the task has one, and tells which it is.
+    /// Stores a completion unless the task has one, and tells which it is: here, and to who waits for it.
+    /// What the completion triggers is stored too once this returns.
     ///
     /// # Errors
     /// [`Error::Publish`], [`Error::Refused`], [`Error::Read`].
-    pub async fn complete(&self, completion: &Completion) -> Result<Completed, Error> {
-        let subject = subject::done(&completion.task_type, &completion.id);
-        let out = Outgoing {
-            headers: completion.headers(&clock::rfc3339(completion.finished_at)),
-            body: Bytes::copy_from_slice(&completion.body),
-            // The expected sequence does what an id would do, without the window's bound.
-            message_id: None,
-            expect: Expect::Absent,
-            subject: subject.clone(),
-        };
-        match self.publish(out).await? {
-            Published::Stored(_) | Published::Duplicate(_) => Ok(Completed::Won),
+    pub async fn complete(&self, completion: Completion) -> Result<Completed, Error> {
+        let mut completed = self.complete_all(vec![completion]).await;
+        completed.pop().expect("one answer a completion")
+    }
+
+    /// The same of many at once; the answers have the order of the completions.
+    pub async fn complete_all(&self, completions: Vec<Completion>) -> Vec<Result<Completed, Error>> {
+        let outs = completions.iter().map(outgoing).collect();
+        let published = self.publish_all(outs).await;
+        let mut all = Vec::with_capacity(completions.len());
+        for (completion, published) in completions.into_iter().zip(published) {
+            all.push(match published {
+                Ok(published) => self.arbitrated(completion, published).await,
+                Err(error) => Err(error),
+            });
+        }
+        self.tell(all.iter().filter_map(|completed| completed.as_ref().ok()?.stored())).await;
+        for completed in &mut all {
+            let Ok(Completed::Won(done) | Completed::Lost(done)) = completed else { continue };
+            if !done.callbacks.is_empty()
+                && let Err(error) = self.trigger(done).await
+            {
+                *completed = Err(error);
+            }
+        }
+        all
+    }
+
+    /// Who won: a refused publish may have been preceded by one of the very same, whose answer was lost.
+    async fn arbitrated(&self, completion: Completion, published: Published) -> Result<Completed, Error> {
+        match published {
+            Published::Stored(_) | Published::Duplicate(_) => Ok(Completed::Won(Box::new(completion))),
             Published::Taken | Published::Full => match self.read_done(&completion.task_type, &completion.id).await? {
-                Some(stored) if stored.token.is_some() && stored.token == completion.token => Ok(Completed::Won),
+                Some(stored) if stored.token.is_some() && stored.token == completion.token => {
+                    Ok(Completed::Won(Box::new(completion)))
+                }
                 Some(stored) => Ok(Completed::Lost(Box::new(stored))),
                 None => Ok(Completed::Full),
             },
-            Published::NoStream => Published::NoStream.or_refused(&subject).map(|_| Completed::Won),
+            Published::NoStream => {
+                let subject = subject::done(&completion.task_type, &completion.id);
+                Published::NoStream.or_refused(&subject).map(|_| Completed::Full)
+            }
         }
+    }
+
+    /// Tells submitters of completions that are stored. Core NATS: who misses it looks it up.
+    pub async fn tell<'a>(&self, completions: impl Iterator<Item = &'a Completion>) {
+        let mut by_type = BTreeMap::<&TaskType, Vec<&Completion>>::new();
+        completions.for_each(|done| by_type.entry(&done.task_type).or_default().push(done));
+        for (task_type, completions) in by_type {
+            let mut rest = completions.as_slice();
+            while !rest.is_empty() {
+                let (some, others) = rest.split_at(together(rest));
+                rest = others;
+                let told = match encode_told(task_type, some) {
+                    Ok(frame) => self.send(subject::told(task_type), Headers::new(), frame.into()).await,
+                    Err(source) => Err(Error::Frame { subject: subject::told(task_type), source: source.into() }),
+                };
+                if let Err(error) = told {
+                    tracing::debug!(%error, "Completions were not told; who waits for them looks them up.");
+                }
+            }
+        }
+    }
+
+    /// Stores what a completion triggers, for the callback service. Doing so again changes nothing within the
+    /// window of the stream; after it a callback is delivered once more, under the same id.
+    ///
+    /// # Errors
+    /// [`Error::Publish`], [`Error::Refused`].
+    pub async fn trigger(&self, done: &Completion) -> Result<(), Error> {
+        let mut headers = done.headers(&clock::rfc3339(done.finished_at));
+        headers.push(header::DELIVERY, "0");
+        let out = |index: usize| Outgoing {
+            subject: subject::callback(&done.task_type, &done.id, index),
+            headers: headers.clone(),
+            body: Bytes::copy_from_slice(&done.body),
+            message_id: Some(format!("{}:{index}:callback", done.id)),
+            expect: Expect::Anything,
+        };
+        let outs: Vec<Outgoing> = (0..done.callbacks.len()).map(out).collect();
+        let subjects: Vec<String> = outs.iter().map(|out| out.subject.clone()).collect();
+        for (published, subject) in self.publish_all(outs).await.into_iter().zip(subjects) {
+            published?.or_refused(&subject)?;
+        }
+        Ok(())
     }
 
     /// Reads a task's completion; `None` where it has none (or none any more: DONE's age).

@@ -85,6 +85,15 @@ pub enum Error {
         #[source]
         source: Source,
     },
+    /// A message that carried several tasks; each is told.
+    #[error("the message to {subject} failed that it shares with others")]
+    Bundle {
+        /// The subject.
+        subject: String,
+        /// Why, the same for all.
+        #[source]
+        source: Source,
+    },
     /// A core publish or flush.
     #[error("could not send to {subject}")]
     Send {

@@ -17,6 +17,7 @@
 //!
 //! Deliberately absent: decisions. What to pull, where to send and when to retry is told by callers.
 
+mod acks;
 pub mod clock;
 mod connection;
 pub mod done;

@@ -11,7 +11,7 @@ use crate::unreadable;
 use bytes::Bytes;
 use futures::StreamExt;
 use jetlane_schemas::header::{self, stored};
-use jetlane_schemas::subject::{self, STREAM_DEAD, STREAM_TIME};
+use jetlane_schemas::subject::{self, Lane, STREAM_DEAD, STREAM_LANES, STREAM_TIME};
 use jetlane_schemas::{Completion, Headers, Micros, TaskEvent, TaskId, frame};
 use serde::Serialize;
 
@@ -19,6 +19,9 @@ use serde::Serialize;
 pub const LOOK_MESSAGES_MAX: usize = 256;
 /// The most bytes of one batch, unless one message has more.
 const LOOK_BYTES_MAX: usize = 4 << 20;
+
+/// The most messages that are read to count their tasks: lanes are shallow.
+pub const COUNTED_MESSAGES_MAX: usize = 8_192;
 
 /// Where a look begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +90,28 @@ impl Bus {
                 // The end of the batch; nothing there.
                 Some(204 | 404) => return Ok(found),
                 Some(_) => return Err(failed(answer.description.unwrap_or_default().into())),
+            }
+        }
+    }
+
+    /// How many tasks lie in the messages of a bundle lane, pulled or not. At most [`COUNTED_MESSAGES_MAX`]
+    /// messages are read; those behind count as one task each.
+    ///
+    /// # Errors
+    /// [`Error::Read`], [`Error::Subscribe`].
+    pub async fn tasks_in(&self, lane: &Lane) -> Result<u64, Error> {
+        let subject = lane.subject();
+        let (mut tasks, mut messages, mut next) = (0, 0, 1);
+        loop {
+            let found = self.look(STREAM_LANES, &subject, Start::Sequence(next), LOOK_MESSAGES_MAX).await?;
+            let Some(last) = found.last() else { return Ok(tasks) };
+            (next, messages) = (last.sequence + 1, messages + found.len());
+            let behind = last.behind;
+            // One that cannot be read is dropped by whoever pulls it.
+            tasks +=
+                found.iter().map(|m| frame::decode_bundle(&m.body).map_or(1, |tasks| tasks.len() as u64)).sum::<u64>();
+            if messages >= COUNTED_MESSAGES_MAX {
+                return Ok(tasks + behind);
             }
         }
     }

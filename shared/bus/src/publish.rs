@@ -1,17 +1,23 @@
 //! Publish and wait for the ack. A publish that got no answer is unknown, not failed: the same
 //! bytes go out again under the same id, which the stream deduplicates (design, decision 5).
 
+use crate::acks::{Answer, Sending};
 use crate::connection::{Bus, headers_into};
 use crate::error::{Error, Source};
-use async_nats::HeaderMap;
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
+use async_nats::client::PublishErrorKind;
 use bytes::Bytes;
 use jetlane_schemas::{Headers, header};
+use std::collections::HashMap;
+use std::time::Duration;
 
 /// How often the same bytes are sent before the outcome is given up as unknown. With the answer
 /// time-out of 5 s this outlasts an election and a restart, and stays inside the dedup window of 2 min.
 const SENDS_MAX: u32 = 16;
+
+/// Publishes that wait for their acks together: so many fit into a connection's room several times.
+const BATCH_MAX: usize = 256;
+/// The pause before sending again what no stream took.
+const SEND_AGAIN_PAUSE: Duration = Duration::from_millis(100);
 
 /// A message to be stored.
 #[derive(Debug, Clone)]
@@ -64,60 +70,90 @@ impl Bus {
     /// [`Error::Publish`] when no answer came, however often it was sent; [`Error::Refused`] when
     /// it can never be stored (too large, or refused for another reason than those of [`Published`]).
     pub async fn publish(&self, out: Outgoing) -> Result<Published, Error> {
+        let mut published = self.publish_all(vec![out]).await;
+        published.pop().expect("one answer a publish")
+    }
+
+    /// Publishes all of these at once, and waits until it is known what became of each; the answers have
+    /// the order of the publishes.
+    pub async fn publish_all(&self, outs: Vec<Outgoing>) -> Vec<Result<Published, Error>> {
+        let mut known: Vec<Option<Result<Published, Error>>> = outs.iter().map(|_| None).collect();
+        let mut left: Vec<usize> = (0..outs.len()).collect();
         let mut sends = 0;
-        loop {
+        while !left.is_empty() {
             sends += 1;
-            let outcome = match self.start(&out).await {
-                Ok(ack) => ack.await,
-                Err(error) => Err(error),
-            };
-            let error = match outcome {
-                Ok(ack) if ack.duplicate => return Ok(Published::Duplicate(ack.sequence)),
-                Ok(ack) => return Ok(Published::Stored(ack.sequence)),
-                Err(error) => error,
-            };
-            match error.kind() {
-                PublishErrorKind::WrongLastSequence => return Ok(Published::Taken),
-                PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::WrongLastMessageId => {
-                    return Err(Error::Refused { subject: out.subject, source: error.into() });
-                }
-                PublishErrorKind::Other => {
-                    if let Some(known) = known_refusal(&error) {
-                        return Ok(known);
+            let sent = self.send_once(&outs, &left).await;
+            let mut pause = false;
+            left.retain(|place| {
+                let answer = sent.get(place).unwrap_or(&Answer::Unknown);
+                let verdict = verdict(answer, &outs[*place].subject, sends);
+                pause |= matches!(answer, Answer::NoStream);
+                let is_open = verdict.is_none();
+                known[*place] = verdict;
+                is_open
+            });
+            if pause && !left.is_empty() {
+                // A time-out has waited already; this would be a hot loop without a pause.
+                tokio::time::sleep(SEND_AGAIN_PAUSE).await;
+            }
+        }
+        known.into_iter().map(|known| known.expect("none is left")).collect()
+    }
+
+    /// Sends those that are left once; what is not in the answer was not sent.
+    async fn send_once(&self, outs: &[Outgoing], left: &[usize]) -> HashMap<usize, Answer> {
+        let mut answers = HashMap::with_capacity(left.len());
+        for batch in left.chunks(BATCH_MAX) {
+            let all = batch.iter().map(|place| sending(&outs[*place])).collect();
+            match self.acks.publish(&self.client, all).await {
+                Ok(said) => answers.extend(batch.iter().copied().zip(said)),
+                // One of them is at fault: each goes by itself, and is told for itself.
+                Err(_) if batch.len() > 1 => {
+                    for place in batch {
+                        let said = self.acks.publish(&self.client, vec![sending(&outs[*place])]).await;
+                        answers.insert(*place, said.map_or_else(refused_here, |mut said| said.remove(0)));
                     }
-                    return Err(Error::Refused { subject: out.subject, source: error.into() });
                 }
-                PublishErrorKind::StreamNotFound if sends >= 2 => return Ok(Published::NoStream),
-                PublishErrorKind::StreamNotFound
-                | PublishErrorKind::TimedOut
-                | PublishErrorKind::BrokenPipe
-                | PublishErrorKind::MaxAckPending => {}
+                Err(error) => answers.extend(batch.first().map(|place| (*place, refused_here(error)))),
             }
-            if sends >= SENDS_MAX {
-                return Err(Error::Publish { subject: out.subject, attempts: sends, source: error.into() });
-            }
-            self.pause_before_sending_again(&error).await;
         }
-    }
-
-    async fn start(&self, out: &Outgoing) -> Result<PublishAckFuture, async_nats::jetstream::context::PublishError> {
-        let headers = wire_headers(out);
-        if headers.is_empty() {
-            self.jetstream.publish(out.subject.clone(), out.body.clone()).await
-        } else {
-            self.jetstream.publish_with_headers(out.subject.clone(), headers, out.body.clone()).await
-        }
-    }
-
-    /// A time-out has waited already; the others would be a hot loop without a pause.
-    async fn pause_before_sending_again(&self, error: &async_nats::jetstream::context::PublishError) {
-        if error.kind() != PublishErrorKind::TimedOut {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
+        answers
     }
 }
 
-fn wire_headers(out: &Outgoing) -> HeaderMap {
+fn verdict(answer: &Answer, subject: &str, sends: u32) -> Option<Result<Published, Error>> {
+    let subject = || subject.to_owned();
+    match answer {
+        Answer::Stored(sequence) => Some(Ok(Published::Stored(*sequence))),
+        Answer::Duplicate(sequence) => Some(Ok(Published::Duplicate(*sequence))),
+        Answer::Refused(WRONG_LAST_SEQUENCE, _) => Some(Ok(Published::Taken)),
+        Answer::Refused(STREAM_FULL, words) if words.contains("per subject") => Some(Ok(Published::Taken)),
+        Answer::Refused(STREAM_FULL, _) => Some(Ok(Published::Full)),
+        Answer::Refused(code, words) => {
+            let source = Source::from(format!("{words} ({code})"));
+            Some(Err(Error::Refused { subject: subject(), source }))
+        }
+        Answer::NoStream if sends >= 2 => Some(Ok(Published::NoStream)),
+        Answer::NoStream | Answer::Unknown if sends >= SENDS_MAX => {
+            let source = Source::from("the server did not answer");
+            Some(Err(Error::Publish { subject: subject(), attempts: sends, source }))
+        }
+        Answer::NoStream | Answer::Unknown => None,
+    }
+}
+
+/// What the client itself refuses is refused for good; that its connection is closed leaves it unknown.
+#[expect(clippy::needless_pass_by_value, reason = "the form that map_or_else wants")]
+fn refused_here(error: async_nats::PublishError) -> Answer {
+    match error.kind() {
+        PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::InvalidSubject => {
+            Answer::Refused(0, error.to_string())
+        }
+        PublishErrorKind::Send => Answer::Unknown,
+    }
+}
+
+fn sending(out: &Outgoing) -> Sending {
     let mut headers = headers_into(&out.headers);
     if let Some(id) = &out.message_id {
         headers.insert(header::MSG_ID, id.as_str());
@@ -125,21 +161,7 @@ fn wire_headers(out: &Outgoing) -> HeaderMap {
     if out.expect == Expect::Absent {
         headers.insert(header::EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
     }
-    headers
-}
-
-fn known_refusal(error: &async_nats::jetstream::context::PublishError) -> Option<Published> {
-    let source = std::error::Error::source(error)?;
-    let code = source.downcast_ref::<async_nats::jetstream::Error>()?.error_code();
-    match code_number(code) {
-        WRONG_LAST_SEQUENCE => Some(Published::Taken),
-        STREAM_FULL => Some(Published::Full),
-        _ => None,
-    }
-}
-
-fn code_number(code: ErrorCode) -> u64 {
-    code.0
+    Sending { subject: out.subject.as_str().into(), headers, body: out.body.clone() }
 }
 
 impl Published {

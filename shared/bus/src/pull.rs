@@ -209,7 +209,7 @@ impl Puller {
             headers: message.headers,
             body: message.payload,
             facts: DeliveryFacts::parse(&reply)?,
-            ack: Ack { client: self.bus.client.clone(), reply },
+            ack: Ack { bus: self.bus.clone(), reply },
         }))
     }
 
@@ -331,7 +331,7 @@ impl DeliveryFacts {
 /// How a delivery is answered. Clones answer the same delivery.
 #[derive(Debug, Clone)]
 pub struct Ack {
-    client: async_nats::Client,
+    bus: Bus,
     reply: async_nats::Subject,
 }
 
@@ -339,7 +339,7 @@ impl Ack {
     /// The same answer over another connection.
     #[must_use]
     pub fn over(self, bus: &Bus) -> Self {
-        Self { client: bus.client.clone(), reply: self.reply }
+        Self { bus: bus.clone(), reply: self.reply }
     }
 
     /// It is settled: the server removes it. Sent, not confirmed: a lost ack brings it again.
@@ -376,17 +376,18 @@ impl Ack {
     pub async fn hold_confirmed(&self, within: Duration) -> bool {
         let request =
             async_nats::Request::new().payload(Bytes::from_static(b"+WPI")).timeout(Some(within.min(ANSWER_TIMEOUT)));
-        self.client.send_request(self.reply.clone(), request).await.is_ok()
+        self.bus.client.send_request(self.reply.clone(), request).await.is_ok()
     }
 
     /// It is settled, and the server has said so.
     pub async fn settle_confirmed(&self) -> bool {
         let request = async_nats::Request::new().payload(Bytes::from_static(b"+ACK")).timeout(Some(ANSWER_TIMEOUT));
-        self.client.send_request(self.reply.clone(), request).await.is_ok()
+        self.bus.client.send_request(self.reply.clone(), request).await.is_ok()
     }
 
     async fn answer(&self, body: Bytes) -> Result<(), Error> {
-        self.client
+        self.bus
+            .client
             .publish(self.reply.clone(), body)
             .await
             .map_err(|source| Error::Send { subject: self.reply.to_string(), source: source.into() })

@@ -52,6 +52,10 @@ pub struct Settings {
     pub lanes_messages_max: i64,
     /// How long dead letters are kept, in days. Default 30.
     pub dead_age_days: u64,
+    /// Whether the broker tells of each stored completion on `jetlane.stored.<type>.<id>`, for listeners
+    /// without an SDK. Costs a quarter of the server's work on a completion, whether anybody listens or
+    /// not. Default no.
+    pub done_republished: bool,
 }
 
 impl Default for Settings {
@@ -64,6 +68,7 @@ impl Default for Settings {
             tasks_bytes_max: -1,
             lanes_messages_max: -1,
             dead_age_days: 30,
+            done_republished: false,
         }
     }
 }
@@ -242,7 +247,7 @@ fn streams(settings: &Settings) -> Vec<stream::Config> {
             discard_new_per_subject: true,
             duplicate_window: DUPLICATE_WINDOW.min(done_age),
             // What listeners hear is what is stored, never a publish that was refused.
-            republish: Some(Republish {
+            republish: settings.done_republished.then(|| Republish {
                 source: DONE_ALL.into(),
                 destination: format!("{STORED_PREFIX}>"),
                 headers_only: false,

@@ -92,6 +92,8 @@ struct Sums {
     room: u64,
     /// Slots of those that satisfy it.
     slots: u64,
+    /// How many of those want tasks at all.
+    executors: u64,
     /// Free slots and prefetch of those that satisfy it and each other fit.
     free_with: [u64; FITS_MAX],
 }
@@ -134,6 +136,11 @@ impl Ledger {
     /// How many tasks of this fit can run at once, by the live executors' slots.
     pub(crate) fn slots(&self, fit: FitId) -> u64 {
         self.sums[fit.place()].slots
+    }
+
+    /// How many executors the room of this fit is spread over.
+    pub(crate) fn executors(&self, fit: FitId) -> u64 {
+        self.sums[fit.place()].executors
     }
 
     pub(crate) fn outstanding(&self) -> u64 {
@@ -221,7 +228,7 @@ impl Ledger {
     }
 
     fn change(&mut self, executor: &Executor, change: fn(u64, u64) -> u64) {
-        let Told { slots, fits, of, .. } = executor.told;
+        let Told { slots, capacity, fits, of } = executor.told;
         let free = executor.told.free();
         for (place, sums) in self.sums.iter_mut().enumerate() {
             sums.held = change(sums.held, of[place].held());
@@ -229,6 +236,7 @@ impl Ledger {
                 sums.free = change(sums.free, free);
                 sums.room = change(sums.room, free.min(u64::from(of[place].room)));
                 sums.slots = change(sums.slots, u64::from(slots));
+                sums.executors = change(sums.executors, u64::from(capacity > 0));
                 for (other, shared) in sums.free_with.iter_mut().enumerate().filter(|(other, _)| fits.contains(*other))
                 {
                     *shared = if other == place { 0 } else { change(*shared, free) };

@@ -17,6 +17,8 @@ const DRIFT_RUNS: u32 = 8;
 const DRIFT_DEVIATIONS: f64 = 3.0;
 /// Runs after which one that is far off is told from the others.
 const RUNS_TO_KNOW: f64 = 16.0;
+/// The standard normal distribution's 99th percentile.
+const Z99: f64 = 2.326_347_874_040_841;
 /// What the parent's estimate weighs, in runs.
 const PARENT_RUNS: f64 = 3.0;
 /// What is assumed of how far hints are off, in runs, and the variance that is assumed: as if such
@@ -57,6 +59,8 @@ pub struct Estimate {
     pub p50: Micros,
     /// What nine in ten stay under.
     pub p90: Micros,
+    /// What ninety-nine in a hundred stay under; `None` until enough runs of the type were measured.
+    pub p99: Option<Micros>,
 }
 
 /// The run times of a queue's types.
@@ -208,6 +212,9 @@ impl Estimates {
             mean: micros(times.mean_ms() * 1_000.0),
             p50: micros(times.p50_ms() * 1_000.0),
             p90: micros(times.p90_ms() * 1_000.0),
+            p99: known
+                .filter(|known| known.all.weight >= RUNS_TO_KNOW)
+                .map(|_| micros((times.mu + Z99 * times.variance.max(0.0).sqrt()).exp())),
         }
     }
 

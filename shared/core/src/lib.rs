@@ -7,6 +7,7 @@
 //! - [`queue`]: the state machine of one queue, with its [`event`]s and decisions
 //! - [`entry`]: what the queue knows of a waiting task
 //! - [`policy`]: the order of dispatch
+//! - [`bundle`]: how many tasks go into one message
 //! - [`credit`], [`plain`]: how much the executors can take, by their announcements or by their pulls
 //! - [`estimate`]: how long tasks run
 //! - [`window`]: how much of a flow is read
@@ -14,6 +15,7 @@
 //! - [`shards`]: which tenant stands where
 //! - [`retry`]: what follows from a handler's answer
 
+pub mod bundle;
 pub mod credit;
 pub mod duplicates;
 pub mod entry;

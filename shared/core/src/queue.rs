@@ -3,6 +3,7 @@
 //! A task that arrived is waiting, or leaving (a decision on it is being carried out), or gone. The
 //! caller stores what was decided and answers; only then is the task gone, or back in its place.
 
+use crate::bundle::Bound;
 use crate::credit::{Ledger, Told};
 use crate::entry::{Entry, EntryId, FitId, LaneId, Lanes};
 use crate::event::{Decision, Event, Stored, Waited};
@@ -137,6 +138,13 @@ impl Queue {
     /// What the windows hold or have asked for.
     pub fn committed(&self) -> Share {
         self.windows.committed()
+    }
+
+    /// How much one message of this fit's lanes may carry, at most `most` tasks, when the first of them has
+    /// just been decided on.
+    pub fn bundle_bound(&self, fit: FitId, most: usize) -> Bound {
+        let room = self.ledger.room(fit) + 1;
+        Bound::share(room, self.ledger.slots(fit), self.ledger.executors(fit), most)
     }
 
     /// Whether something waits that no executor has room for.

@@ -8,6 +8,7 @@ use crate::registry::Registry;
 use crate::submit::{Submit, submit_all};
 use crate::task::{Task, type_name};
 use jetlane_bus::{Bus, Connect};
+use jetlane_schemas::limits::BUNDLE_TASKS_MAX;
 use jetlane_schemas::question::{Answer, Question};
 use jetlane_schemas::{InvalidName, QueueName, TaskId, TaskType, TypeEntry};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    /// The most tasks of one message of [`Client::submit_all`].
+    bundle_most: usize,
 }
 
 #[derive(Debug)]
@@ -55,7 +58,8 @@ impl Client {
         let (registry, following) = Registry::follow(bus.clone());
         registry.settled().await;
         let listening = Listening::new(bus.clone());
-        Self { inner: Arc::new(Inner { bus, registry, listening, following }) }
+        let inner = Arc::new(Inner { bus, registry, listening, following });
+        Self { inner, bundle_most: BUNDLE_TASKS_MAX }
     }
 
     /// A task to submit: set its options, then await it. Awaiting returns once the broker has stored it.
@@ -72,7 +76,19 @@ impl Client {
         Submit::new(self.clone(), TaskType::new(task_type), Ok(body))
     }
 
-    /// Submits many tasks, pipelined; one answer for each, in order.
+    /// The same client, whose [`Client::submit_all`] puts at most so many tasks into one message: 1 to 128,
+    /// 1 for no bundles. Default 128.
+    #[must_use]
+    pub fn bundle_at_most(mut self, tasks: usize) -> Self {
+        self.bundle_most = tasks.clamp(1, BUNDLE_TASKS_MAX);
+        self
+    }
+
+    pub(crate) fn bundle_most(&self) -> usize {
+        self.bundle_most
+    }
+
+    /// Submits many tasks, pipelined and in as few messages as can be; one answer for each, in order.
     pub async fn submit_all<O: serde::de::DeserializeOwned + Send + 'static>(
         &self,
         tasks: impl IntoIterator<Item = Submit<O>>,

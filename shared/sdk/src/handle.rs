@@ -94,7 +94,7 @@ impl<O> TaskHandle<O> {
     pub async fn cancel(&self) -> Result<Outcome, Error> {
         let failed = |source| Error::Cancel { id: self.id.clone(), source };
         let bus = self.client.bus();
-        match bus.complete(&self.cancelled()).await.map_err(failed)? {
+        match bus.complete(self.cancelled()).await.map_err(failed)? {
             Completed::Lost(other) => return Ok(other.outcome),
             Completed::Full => {
                 let full = jetlane_bus::Published::Full.or_refused(subject::STREAM_DONE);
@@ -103,7 +103,7 @@ impl<O> TaskHandle<O> {
                     source: "full".into(),
                 })));
             }
-            Completed::Won => {}
+            Completed::Won(_) => {}
         }
         // Decided. What follows spares work: dispatchers drop it, a running handler stops, a schedule goes.
         let note = async { bus.bucket(BUCKET_NOTES).await?.put(&subject::note_cancelled(&self.id), &true).await };

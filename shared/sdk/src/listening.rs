@@ -4,7 +4,8 @@
 use crate::error::Error;
 use futures::StreamExt;
 use jetlane_bus::{Bus, Message, Subscription};
-use jetlane_schemas::{Completion, TaskId, TaskType, subject};
+use jetlane_schemas::frame::Told;
+use jetlane_schemas::{Completion, TaskEvent, TaskId, TaskType, subject};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -18,7 +19,7 @@ const LOOK_UPS_IN_FLIGHT: usize = 32;
 /// The most look-ups of one round, so that a million waiting handles cost a bounded load.
 const LOOK_UPS_A_ROUND: usize = 1_000;
 
-type Waiting = HashMap<String, Vec<Waiter>>;
+type Waiting = HashMap<TaskId, Vec<Waiter>>;
 
 #[derive(Debug)]
 struct Waiter {
@@ -93,12 +94,41 @@ impl Listening {
         drop(types);
         let (told, receiver) = oneshot::channel();
         let waiter = Waiter { number, since: Instant::now(), told };
-        lock(&waiting).entry(id.as_str().to_owned()).or_default().push(waiter);
+        lock(&waiting).entry(id.clone()).or_default().push(waiter);
         Ok(Listener { number, id: id.clone(), waiting, told: receiver })
     }
 
+    /// Listens for the completions of many tasks; the listeners have the order of the tasks.
+    ///
+    /// # Errors
+    /// [`Error::Subscribe`].
+    pub(crate) async fn expect_all<'a>(
+        &self,
+        tasks: impl ExactSizeIterator<Item = &'a TaskEvent>,
+    ) -> Result<Vec<Listener>, Error> {
+        let mut types = self.types.lock().await;
+        let (mut listeners, since) = (Vec::with_capacity(tasks.len()), Instant::now());
+        let mut last: Option<(&TaskType, Arc<Mutex<Waiting>>)> = None;
+        for task in tasks {
+            let waiting = match &last {
+                Some((task_type, waiting)) if **task_type == task.task_type => Arc::clone(waiting),
+                _ => match types.listening.get(&task.task_type) {
+                    Some(waiting) => Arc::clone(waiting),
+                    None => self.listen(&mut types, &task.task_type).await?,
+                },
+            };
+            types.waiters_made += 1;
+            let (told, receiver) = oneshot::channel();
+            let (number, id) = (types.waiters_made, task.id.clone());
+            lock(&waiting).entry(id.clone()).or_default().push(Waiter { number, since, told });
+            listeners.push(Listener { number, id, waiting: Arc::clone(&waiting), told: receiver });
+            last = Some((&task.task_type, waiting));
+        }
+        Ok(listeners)
+    }
+
     async fn listen(&self, types: &mut Types, task_type: &TaskType) -> Result<Arc<Mutex<Waiting>>, Error> {
-        let subject = subject::stored_of_type(task_type);
+        let subject = subject::told(task_type);
         let failed = |source| Error::Subscribe { name: subject.clone(), source };
         let subscription = self.bus.subscribe(&subject).await.map_err(failed)?;
         let waiting = Arc::new(Mutex::new(Waiting::new()));
@@ -124,23 +154,32 @@ async fn hear(mut subscription: Subscription, waiting: Arc<Mutex<Waiting>>) {
     lock(&waiting).clear();
 }
 
-/// Most messages may be other submitters': their id is looked at before anything is read.
+/// Most completions may be other submitters': their ids are looked at before anything is made of them.
 fn tell_message(waiting: &Mutex<Waiting>, message: &Message) {
-    let Some((_, id)) = message.subject.rsplit_once('.') else { return };
-    let Some(waiters) = lock(waiting).remove(id) else { return };
-    let stored = message.subject.strip_prefix(subject::STORED_PREFIX).unwrap_or_default();
-    let done = format!("{}{stored}", subject::DONE_ALL.trim_end_matches('>'));
-    match Completion::from_message(&done, &message.headers, &message.body) {
-        Ok(completion) => tell(waiters, &completion),
-        Err(error) => tracing::warn!(id, %error, "A completion cannot be read; whoever waits for it is not told."),
+    let told = match Told::decode(&message.body) {
+        Ok(told) => told,
+        Err(error) => return tracing::warn!(%error, "Completions that were told cannot be read; they are looked up."),
+    };
+    let mut heard = Vec::new();
+    {
+        let mut waiting = lock(waiting);
+        heard.extend(told.iter().filter_map(|(id, one)| Some((waiting.remove(id)?, one))));
+    }
+    for (waiters, one) in heard {
+        match one.completion() {
+            Ok(completion) => tell(waiters, completion),
+            Err(error) => tracing::warn!(%error, "A completion cannot be read; whoever waits for it is not told."),
+        }
     }
 }
 
-fn tell(waiters: Vec<Waiter>, completion: &Completion) {
+fn tell(mut waiters: Vec<Waiter>, completion: Completion) {
+    let last = waiters.pop();
     for waiter in waiters {
         // Who has stopped waiting need not be told.
         let _gone = waiter.told.send(completion.clone());
     }
+    let _gone = last.map(|waiter| waiter.told.send(completion));
 }
 
 /// Whether everybody is looked up, or only those who have waited long.
@@ -173,7 +212,7 @@ async fn look_up(bus: Bus, task_type: TaskType, waiting: Arc<Mutex<Waiting>>, mu
         let now = Instant::now();
         let due = |waiter: &Waiter| look_up == LookUp::Everybody || now - waiter.since >= LOOK_UP_EVERY;
         let most = if look_up == LookUp::Everybody { usize::MAX } else { LOOK_UPS_A_ROUND };
-        let ids: Vec<String> = lock(&waiting)
+        let ids: Vec<TaskId> = lock(&waiting)
             .iter()
             .filter(|(_, waiters)| waiters.iter().any(due))
             .map(|(id, _)| id.clone())
@@ -185,12 +224,11 @@ async fn look_up(bus: Bus, task_type: TaskType, waiting: Arc<Mutex<Waiting>>, mu
     }
 }
 
-async fn look_up_one(bus: &Bus, task_type: &TaskType, waiting: &Mutex<Waiting>, id: String) {
-    let Ok(task) = TaskId::new(id.as_str()) else { return };
-    match bus.read_done(task_type, &task).await {
+async fn look_up_one(bus: &Bus, task_type: &TaskType, waiting: &Mutex<Waiting>, id: TaskId) {
+    match bus.read_done(task_type, &id).await {
         Ok(Some(completion)) => {
             if let Some(waiters) = lock(waiting).remove(&id) {
-                tell(waiters, &completion);
+                tell(waiters, completion);
             }
         }
         Ok(None) => {}

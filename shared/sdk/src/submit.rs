@@ -4,8 +4,8 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::handle::TaskHandle;
 use crate::task::Task;
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
 use jetlane_bus::clock;
 use jetlane_schemas::Admit;
 use jetlane_schemas::limits::DELAY_MS_MAX;
@@ -16,10 +16,10 @@ use std::future::IntoFuture;
 use std::marker::PhantomData;
 use std::time::{Duration, SystemTime};
 
+mod bundles;
 mod send;
 
-/// How many submissions of [`Client::submit_all`] wait for their acks at once.
-const SUBMITS_IN_FLIGHT: usize = 1_000;
+pub(crate) use bundles::submit_all;
 
 /// A task to submit. Await it, or [`forget`](Submit::forget) it; until then nothing is sent.
 #[must_use = "nothing is submitted until it is awaited"]
@@ -29,7 +29,15 @@ pub struct Submit<O> {
     draft: Result<TaskEvent, Error>,
     queue: Option<QueueName>,
     delay: Duration,
+    /// Whether its id is the caller's: then its message's id is made of it, for submitting it again.
+    named: Named,
     output: PhantomData<fn() -> O>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    ByUs,
+    ByCaller,
 }
 
 /// What the broker said to a submission.
@@ -50,7 +58,8 @@ impl<O> Submit<O> {
         payload: Result<Vec<u8>, serde_json::Error>,
     ) -> Self {
         let draft = draft(task_type, payload);
-        Self { client, draft, queue: None, delay: Duration::ZERO, output: PhantomData }
+        let named = Named::ByUs;
+        Self { client, draft, queue: None, delay: Duration::ZERO, named, output: PhantomData }
     }
 
     fn set(mut self, change: impl FnOnce(&mut TaskEvent) -> Result<(), Error>) -> Self {
@@ -235,7 +244,8 @@ impl<O> Submit<O> {
     }
 
     /// An id of the caller's making, for submitting the very same again after an unknown outcome.
-    pub fn id(self, id: TaskId) -> Self {
+    pub fn id(mut self, id: TaskId) -> Self {
+        self.named = Named::ByCaller;
         self.set(|task| {
             task.id = id;
             Ok(())
@@ -269,6 +279,12 @@ impl<O> Submit<O> {
     pub async fn expected(self) -> Result<Expectation, Error> {
         let (client, ready) = self.ready()?;
         crate::question::expect(client.bus(), &ready.task.queue, &ready.question()).await
+    }
+
+    /// Whether its message may carry others too: none that the same task may be submitted again with.
+    fn can_share(&self) -> bool {
+        let has_key = self.draft.as_ref().is_ok_and(|task| task.key.is_some());
+        self.named == Named::ByUs && !has_key && self.delay.is_zero()
     }
 
     /// The checked task: id, queue and shard settled.
@@ -347,20 +363,17 @@ impl<O: Send + 'static> IntoFuture for Submit<O> {
     fn into_future(self) -> Self::IntoFuture {
         async move {
             let (client, ready) = self.ready()?;
-            ready.admit(&client).await?;
-            // Listening begins before the task can complete.
-            let (id, task_type) = (ready.id.clone(), ready.task.task_type.clone());
-            let listener = client.listening().expect(&task_type, &id).await?;
-            let accepted = send::send(&client, ready).await?;
-            Ok(TaskHandle::submitted(client, task_type, id, accepted, listener))
+            submit_ready(client, ready).await
         }
         .boxed()
     }
 }
 
-/// See [`Client::submit_all`].
-pub(crate) async fn submit_all<O: Send + 'static>(
-    tasks: impl IntoIterator<Item = Submit<O>>,
-) -> Vec<Result<TaskHandle<O>, Error>> {
-    futures::stream::iter(tasks.into_iter().map(IntoFuture::into_future)).buffered(SUBMITS_IN_FLIGHT).collect().await
+async fn submit_ready<O>(client: Client, ready: Ready) -> Result<TaskHandle<O>, Error> {
+    ready.admit(&client).await?;
+    // Listening begins before the task can complete.
+    let (id, task_type) = (ready.id.clone(), ready.task.task_type.clone());
+    let listener = client.listening().expect(&task_type, &id).await?;
+    let accepted = send::send(&client, ready).await?;
+    Ok(TaskHandle::submitted(client, task_type, id, accepted, listener))
 }

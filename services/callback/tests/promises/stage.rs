@@ -46,13 +46,13 @@ impl Stage {
     }
 
     pub(crate) async fn complete(&self, completion: &Completion) {
-        let completed = self.bus.complete(completion).await.expect("stored");
-        assert!(matches!(completed, Completed::Won), "{completed:?}");
+        let completed = self.bus.complete(completion.clone()).await.expect("stored");
+        assert!(matches!(completed, Completed::Won(_)), "{completed:?}");
     }
 
-    /// Completions that the service has been given and has not acked.
+    /// Callbacks that the service has been given and has not acked.
     pub(crate) async fn unanswered(&self) -> u64 {
-        let backlog = self.bus.backlog(subject::STREAM_DONE, "callback").await.expect("read").expect("a consumer");
+        let backlog = self.bus.backlog(subject::STREAM_TIME, "callback").await.expect("read").expect("a consumer");
         backlog.unanswered + backlog.pending
     }
 }

@@ -13,18 +13,22 @@ use jetlane_bus::flows::Backlog;
 use jetlane_bus::{Bus, Delivery, Message, Pulled, Subscription, clock};
 use jetlane_core::estimate::Observed;
 use jetlane_core::plain::PLAIN_SILENCE_MAX;
-use jetlane_core::{Event, FitId};
+use jetlane_core::{EntryId, Event, FitId};
 use jetlane_schemas::frame::{Credit, RUNS_TOLD_MAX};
-use jetlane_schemas::subject::{Lane, LaneKind, STREAM_LANES};
-use jetlane_schemas::{Failure, Fit, Micros, Outcome, Priority, TaskEvent};
+use jetlane_schemas::subject::{BUCKET_REGISTRY, Lane, LaneKind, STREAM_LANES};
+use jetlane_schemas::{Failure, Fit, Micros, Outcome, Priority, TaskEvent, TaskType, subject};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Messages of a plain lane that are taken back at once.
 const TAKE_BACK_MAX: usize = 16;
 /// How long a lane that is taken back may be silent until it counts as empty.
 const TAKE_BACK_SILENCE: Duration = Duration::from_millis(500);
+
+/// How often it is tried to say that completions have to be read; the next leader says it anew.
+const SAY_TRIES_MAX: u32 = 600;
+const SAY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What is overheard on a plain lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +75,8 @@ pub(crate) struct Clients {
     lanes: BTreeMap<Lane, PlainLane>,
     /// Tasks of this leader in plain lanes, by the sequence of their message. A few each.
     sent: BTreeMap<u64, (Lane, TaskEvent)>,
+    /// Types of which it was written that such clients were given tasks with callbacks.
+    called_back: BTreeSet<TaskType>,
 }
 
 impl Clients {
@@ -197,6 +203,9 @@ impl Leader {
         }
         self.upkeep.moved();
         let reason = terminated(&message.body);
+        if reason.is_none() {
+            self.tell_answered(&task);
+        }
         self.run_was_answered(&task, if reason.is_none() { Observed::Whole } else { Observed::AtLeast });
         if let Some(reason) = reason {
             // The server has removed the message already: nobody else can end its task.
@@ -208,6 +217,44 @@ impl Leader {
                 Carried::Beside(Beside::Written("end a terminated task", ended.map(|_| ())))
             }));
         }
+    }
+
+    /// A client without an SDK completes a task and tells nobody: submitters hear of it from here.
+    fn tell_answered(&mut self, task: &TaskEvent) {
+        let (bus, task_type, id) = (self.world.bus.clone(), task.task_type.clone(), task.id.clone());
+        self.works.push(Box::pin(async move {
+            let told = match bus.read_done(&task_type, &id).await {
+                Ok(done) => {
+                    bus.tell(done.iter()).await;
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
+            Carried::Beside(Beside::Written("tell of a completion", told))
+        }));
+    }
+
+    /// A task goes to a client without an SDK, which stores nothing but its completion: that it is read
+    /// for callbacks is said in the registry, once a type. Said late is early enough: it is read from the start.
+    pub(super) fn note_called_back(&mut self, entry: EntryId) {
+        let Some(held) = self.held.get(&entry) else { return };
+        if held.task.callbacks.is_empty() || self.clients.called_back.contains(&held.task.task_type) {
+            return;
+        }
+        let task_type = held.task.task_type.clone();
+        let key = subject::registry_plain(&task_type);
+        self.clients.called_back.insert(task_type);
+        self.write("say which completions have to be read", |bus| async move {
+            let mut tries = 1;
+            loop {
+                let written = async { bus.bucket(BUCKET_REGISTRY).await?.put(&key, &true).await };
+                match written.await {
+                    Err(_) if tries < SAY_TRIES_MAX => tries += 1,
+                    said => return said,
+                }
+                tokio::time::sleep(SAY_AGAIN_AFTER).await;
+            }
+        });
     }
 
     /// Takes back what nobody pulls from a plain lane, for its next run.

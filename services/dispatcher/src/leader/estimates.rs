@@ -21,6 +21,14 @@ pub(crate) struct Learned {
     types: BTreeMap<TaskType, Known>,
 }
 
+/// What is expected of a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Expected {
+    pub(crate) mean: Micros,
+    /// What nearly all runs of its kind stay under; `None` where too little is known of them.
+    pub(crate) most: Option<Micros>,
+}
+
 #[derive(Debug, Default)]
 struct Known {
     /// Whether an executor has told a run time: what is overheard is not believed then.
@@ -31,16 +39,17 @@ struct Known {
 
 impl Learned {
     /// What is expected of a task: what its last run told, or what is learned of its type.
-    pub(crate) fn expect(&self, task: &TaskEvent) -> Micros {
+    pub(crate) fn expect(&self, task: &TaskEvent) -> Expected {
         match task.remaining_us.filter(|_| task.yields > 0) {
-            Some(remaining) => Micros(remaining),
+            Some(remaining) => Expected { mean: Micros(remaining), most: None },
             None => self.expect_of(&task.task_type, task.size_key.as_deref(), task.estimate_us),
         }
     }
 
     /// What is expected of a task of this type.
-    pub(crate) fn expect_of(&self, task_type: &TaskType, size_key: Option<&str>, hint_us: Option<u64>) -> Micros {
-        self.estimates.expect(task_type, size_key, hint_us.map(Micros)).mean
+    pub(crate) fn expect_of(&self, task_type: &TaskType, size_key: Option<&str>, hint_us: Option<u64>) -> Expected {
+        let estimate = self.estimates.expect(task_type, size_key, hint_us.map(Micros));
+        Expected { mean: estimate.mean, most: estimate.p99 }
     }
 
     /// Takes note of a run time as its executor measured it.
@@ -168,7 +177,7 @@ mod tests {
     #[test]
     fn what_an_executor_measured_is_not_blurred_by_what_is_overheard() {
         let mut learned = Learned::default();
-        let expected = |learned: &Learned| learned.expect_of(&name("a"), None, None).0;
+        let expected = |learned: &Learned| learned.expect_of(&name("a"), None, None).mean.0;
         learned.overheard(&run(), Micros(9_000_000), Observed::Whole);
         assert!(expected(&learned) > 1_000_000);
         (0..100).for_each(|_| observe(&mut learned, 1_000));
@@ -183,8 +192,8 @@ mod tests {
         observe(&mut learned, 5_000);
         let mut task = task();
         (task.remaining_us, task.estimate_us) = (Some(77), Some(5_000));
-        assert_ne!(learned.expect(&task), Micros(77), "it has not yielded");
+        assert_ne!(learned.expect(&task).mean, Micros(77), "it has not yielded");
         task.yields = 1;
-        assert_eq!(learned.expect(&task), Micros(77));
+        assert_eq!(learned.expect(&task).mean, Micros(77));
     }
 }

@@ -1,5 +1,6 @@
 //! Messages of flows become held tasks.
 
+use super::estimates::Expected;
 use super::flows::{self, Opened, Sent, Turn};
 use super::sources::Place;
 use super::{Held, Leader};
@@ -127,8 +128,8 @@ impl Leader {
         let bytes = u32::try_from(delivery.body.len() / count.max(1)).unwrap_or(u32::MAX);
         let source = self.sources.hold(place, delivery.ack, count);
         for (task, fate) in tasks {
-            let (stored_at, estimate) = (delivery.facts.stored_at, Micros(0));
-            let held = Held { task, fate, flow, source, stored_at, read_at: now, estimate, joins };
+            let (stored_at, expected) = (delivery.facts.stored_at, Expected::default());
+            let held = Held { task, fate, flow, source, stored_at, read_at: now, expected, joins };
             self.hold(place, held, bytes, news);
         }
     }
@@ -170,8 +171,8 @@ impl Leader {
     fn entry_of(&mut self, id: EntryId, held: &mut Held, bytes: u32) -> Entry {
         let fit = self.fit_of(held);
         let task = &held.task;
-        let estimate = self.learned.expect(task);
-        held.estimate = estimate;
+        held.expected = self.learned.expect(task);
+        let estimate = held.expected.mean;
         Entry {
             id,
             flow: held.flow,

@@ -1,17 +1,16 @@
 //! Decisions carried out, and their outcomes: the task is gone, or back in its place.
 
 use super::Leader;
+use super::bundles::Parcel;
 use super::intake::starts_by;
-use crate::carry::{self, Waits};
+use super::upkeep::Counted;
+use crate::carry;
 use crate::read::Fate;
-use jetlane_bus::flows::Backlog;
 use jetlane_bus::{Error, Published, clock};
-use jetlane_core::{EntryId, Event, Stored, Waited};
-use jetlane_schemas::subject::{Lane, LaneKind};
+use jetlane_core::{EntryId, Event, Stored};
+use jetlane_schemas::subject::Lane;
 use jetlane_schemas::{Failure, Micros, Outcome, SharedEntry};
 
-/// The rest after a lane was full.
-const FULL_REST: Micros = Micros(100_000);
 /// Over what is published at once instead of scheduled, by the time that writing it may take.
 const SOONEST: Micros = Micros(500_000);
 /// The rest after a fault.
@@ -19,8 +18,8 @@ const FAULT_REST: Micros = Micros(1_000_000);
 
 /// The outcome of something that was carried out.
 pub(crate) enum Carried {
-    /// A task was published to its lane.
-    ToLane { entry: EntryId, kind: LaneKind, published: Result<Published, Error> },
+    /// Tasks were published to their lane.
+    ToLane { parcel: Parcel, published: Result<Published, Error> },
     /// A task that does not run now was ended or stored for later; `false` where there was no room.
     Away { entry: EntryId, stored: Result<bool, Error> },
     /// Something beside the tasks was written or counted.
@@ -36,43 +35,10 @@ pub(crate) enum Beside {
     /// It was written which shards are shared.
     SharedTold(SharedEntry, Result<(), Error>),
     /// Lanes were counted, when so much had moved.
-    Counted(u64, Vec<(Lane, Backlog)>),
+    Counted(u64, Vec<Counted>),
 }
 
 impl Leader {
-    /// Publishes a task to its lane.
-    pub(super) fn dispatch(&mut self, entry: EntryId, kind: LaneKind, waited: Waited) {
-        let Some(held) = self.held.get_mut(&entry) else { return };
-        let (priority, fit) = (held.task.priority, held.task.fit.clone());
-        let lane = Lane { kind, queue: self.queue.clone(), priority, fit };
-        let waits = Waits {
-            intake_us: held.read_at.0.saturating_sub(held.stored_at.0),
-            delay_us: held.task.due_at.map_or(0, |due| due.0.saturating_sub(held.task.submitted_at.0)),
-            waited,
-        };
-        let span = carry::dispatch_span(&mut held.task, &lane, waits, held.joins);
-        // The trace is joined once; a second try of the same run has it.
-        held.joins = carry::Joins::Child;
-        match carry::to_lane(&held.task, &lane) {
-            Ok(out) => {
-                self.on_the_way += 1;
-                // Before it is stored: its end may be told before its storing is.
-                self.run_begins(clock::now(), entry);
-                let bus = self.world.bus.clone();
-                self.works.push(Box::pin(async move {
-                    let published = bus.publish(out).await;
-                    drop(span);
-                    Carried::ToLane { entry, kind, published }
-                }));
-            }
-            Err(error) => {
-                held.fate = Fate::Reject(Failure::new("frame", format!("the task cannot be written: {error}")));
-                self.core.on(clock::now(), Event::NotRun(entry));
-                self.end(entry);
-            }
-        }
-    }
-
     /// Ends a task that does not run now: expired, refused, or not due yet.
     pub(super) fn end(&mut self, entry: EntryId) {
         let Some(held) = self.held.get_mut(&entry) else { return };
@@ -117,7 +83,7 @@ impl Leader {
 
     pub(super) fn carried(&mut self, carried: Carried) {
         match carried {
-            Carried::ToLane { entry, kind, published } => self.sent_to_lane(entry, kind, published),
+            Carried::ToLane { parcel, published } => self.sent_to_lane(parcel, published),
             Carried::Away { entry, stored } => match stored {
                 // No lane has it: credit that was meant for it is free again.
                 Ok(true) => self.gone(entry, Stored::Before),
@@ -128,39 +94,8 @@ impl Leader {
         }
     }
 
-    fn sent_to_lane(&mut self, entry: EntryId, kind: LaneKind, published: Result<Published, Error>) {
-        self.on_the_way -= 1;
-        match published {
-            Ok(Published::Stored(sequence)) => {
-                crash_between_publish_and_ack();
-                if kind == LaneKind::Plain
-                    && let Some(held) = self.held.get(&entry)
-                {
-                    self.clients.sent(sequence, &held.task);
-                }
-                self.gone(entry, Stored::New);
-            }
-            Ok(Published::Duplicate(_)) => self.gone(entry, Stored::Before),
-            Ok(Published::Full) => self.not_in_lane(entry, FULL_REST, "the lanes are full"),
-            Ok(Published::Taken | Published::NoStream) => {
-                self.not_in_lane(entry, FAULT_REST, "no stream takes the lane");
-            }
-            Err(Error::Refused { subject, source }) => {
-                // It can never be stored: the task ends instead of standing in the way for ever.
-                let Some(held) = self.held.get_mut(&entry) else { return };
-                let message = format!("the broker refused it for {subject}: {source}");
-                held.fate = Fate::Reject(Failure::new("refused", message));
-                self.run_is_void(entry);
-                self.core.on(clock::now(), Event::NotRun(entry));
-                self.end(entry);
-            }
-            // Unknown: the same bytes go out again under the same id.
-            Err(error) => self.not_in_lane(entry, FAULT_REST, &error),
-        }
-    }
-
     /// The task is stored elsewhere, or ended: its message owes nothing for it any more.
-    fn gone(&mut self, entry: EntryId, stored: Stored) {
+    pub(super) fn gone(&mut self, entry: EntryId, stored: Stored) {
         self.core.on(clock::now(), Event::Settled(entry, stored));
         if let Some(held) = self.held.remove(&entry) {
             self.runs.left(&held.task.id, held.task.run);
@@ -169,12 +104,7 @@ impl Leader {
         self.upkeep.moved();
     }
 
-    fn not_in_lane(&mut self, entry: EntryId, rest: Micros, reason: impl std::fmt::Display) {
-        self.run_is_void(entry);
-        self.back(entry, rest, reason);
-    }
-
-    fn back(&mut self, entry: EntryId, rest: Micros, reason: impl std::fmt::Display) {
+    pub(super) fn back(&mut self, entry: EntryId, rest: Micros, reason: impl std::fmt::Display) {
         if let Some(held) = self.held.get(&entry) {
             tracing::warn!(task_id = %held.task.id, queue = %self.queue, %reason, "A task could not be stored; it goes back to its place.");
         }
@@ -192,11 +122,6 @@ fn postponed_to(now: Micros, at: Micros, starts_by: Option<Micros>) -> Option<Mi
         Some(deadline) => Some(at.min(deadline.max(Micros(now.0.saturating_add(SOONEST.0))))),
         None => Some(at),
     }
-}
-
-/// Ends the process where a test says so.
-fn crash_between_publish_and_ack() {
-    fail::fail_point!("dispatcher::between-publish-and-ack", |_| std::process::abort());
 }
 
 #[cfg(test)]

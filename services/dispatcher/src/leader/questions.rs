@@ -126,7 +126,7 @@ impl Leader {
             return Answer::Refused { reason };
         }
         let size_key = prospect.size_key.as_deref();
-        let estimate = self.learned.expect_of(&prospect.task_type, size_key, prospect.estimate_us);
+        let estimate = self.learned.expect_of(&prospect.task_type, size_key, prospect.estimate_us).mean;
         let fit = if prospect.needs.is_none() {
             Some(Fit::default())
         } else {

@@ -138,7 +138,7 @@ impl Leader {
     /// A task goes to its lane.
     pub(super) fn run_begins(&mut self, now: Micros, entry: EntryId) {
         let Some(held) = self.held.get(&entry) else { return };
-        if let Some(earlier) = self.dispatched.add(now, entry, &held.task, held.estimate) {
+        if let Some(earlier) = self.dispatched.add(now, entry, &held.task, held.expected.mean) {
             // Its end was told in a message that was lost.
             self.core.on(now, Event::Ended { entry: earlier.entry, cost: earlier.estimate });
         }

@@ -108,13 +108,11 @@ impl Leader {
     }
 
     /// Corrects the ledger by what lies in the lanes.
-    pub(super) fn take_counted(&mut self, counted: &[(Lane, Backlog)]) {
+    pub(super) fn take_counted(&mut self, counted: &[Counted]) {
         let mut bundles = BTreeMap::<Fit, u64>::new();
-        for (lane, backlog) in counted {
+        for Counted { lane, backlog, tasks } in counted {
             match lane.kind {
-                LaneKind::Bundle => {
-                    *bundles.entry(lane.fit.clone()).or_default() += backlog.pending + backlog.unanswered;
-                }
+                LaneKind::Bundle => *bundles.entry(lane.fit.clone()).or_default() += tasks,
                 LaneKind::Plain => {
                     if let Some(fit) = self.core.fit(&lane.fit) {
                         self.plain_counted(lane, fit, *backlog);
@@ -213,12 +211,26 @@ pub(super) fn lanes_of(queue: &jetlane_schemas::QueueName, fit: &Fit) -> Vec<Lan
 }
 
 /// What lies in these lanes. A lane that is missing has nothing.
-pub(super) async fn count(bus: &Bus, lanes: Vec<Lane>) -> Result<Vec<(Lane, Backlog)>, jetlane_bus::Error> {
+pub(super) async fn count(bus: &Bus, lanes: Vec<Lane>) -> Result<Vec<Counted>, jetlane_bus::Error> {
     futures::future::try_join_all(lanes.into_iter().map(|lane| async move {
-        let backlog = bus.backlog(STREAM_LANES, &lane.consumer()).await?;
-        Ok((lane, backlog.unwrap_or_default()))
+        let backlog = bus.backlog(STREAM_LANES, &lane.consumer()).await?.unwrap_or_default();
+        let messages = backlog.pending + backlog.unanswered;
+        // A message of a bundle lane has as many tasks as it has.
+        let tasks = match lane.kind {
+            LaneKind::Bundle if messages > 0 => bus.tasks_in(&lane).await?,
+            LaneKind::Bundle | LaneKind::Plain => messages,
+        };
+        Ok(Counted { lane, backlog, tasks })
     }))
     .await
+}
+
+/// What lies in a lane.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    lane: Lane,
+    backlog: Backlog,
+    tasks: u64,
 }
 
 #[cfg(test)]

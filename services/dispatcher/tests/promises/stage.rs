@@ -311,6 +311,13 @@ impl Taker {
     /// The next message of any lane, while it tells its credit again and again as executors do; `None` once
     /// nothing has come for so long.
     pub(crate) async fn next(&mut self, capacity: u32, quiet: Duration) -> Option<(TaskEvent, Delivery)> {
+        let (mut tasks, delivery) = self.next_bundle(capacity, quiet).await?;
+        assert_eq!(tasks.len(), 1, "more than one task in a message");
+        Some((tasks.remove(0), delivery))
+    }
+
+    /// The same with all tasks of the message.
+    pub(crate) async fn next_bundle(&mut self, capacity: u32, quiet: Duration) -> Option<(Vec<TaskEvent>, Delivery)> {
         let end = tokio::time::Instant::now() + quiet;
         loop {
             self.tell(capacity).await;
@@ -322,9 +329,9 @@ impl Taker {
             let turn = futures::future::select_all(self.pullers.iter_mut().map(|puller| Box::pin(puller.next())));
             let pause = (tokio::time::Instant::now() + Duration::from_millis(100)).min(end);
             if let Ok((Pulled::Delivery(delivery), ..)) = tokio::time::timeout_at(pause, turn).await {
-                let task = frame::decode_bundle(&delivery.body).expect("a bundle").remove(0);
-                self.taken += 1;
-                return Some((task, delivery));
+                let tasks = frame::decode_bundle(&delivery.body).expect("a bundle");
+                self.taken += tasks.len() as u64;
+                return Some((tasks, delivery));
             }
             if tokio::time::Instant::now() >= end {
                 return None;
@@ -355,23 +362,30 @@ impl Taker {
         self.settled += 1;
     }
 
+    pub(crate) async fn settle_all(&mut self, delivery: Delivery, tasks: usize) {
+        self.settle(delivery).await;
+        self.settled += tasks as u64 - 1;
+    }
+
     /// Takes and settles until nothing has come for a while; the tasks in the order in which they came.
     pub(crate) async fn take_all(&mut self, capacity: u32) -> Vec<TaskEvent> {
         let mut tasks = Vec::new();
-        while let Some((task, delivery)) = self.next(capacity, if tasks.is_empty() { PATIENCE } else { QUIET }).await {
-            self.settle(delivery).await;
-            tasks.push(task);
+        while let Some((some, delivery)) =
+            self.next_bundle(capacity, if tasks.is_empty() { PATIENCE } else { QUIET }).await
+        {
+            self.settle_all(delivery, some.len()).await;
+            tasks.extend(some);
         }
         tasks
     }
 
-    /// Takes and settles so many.
+    /// Takes and settles so many, or a few more that came with the last.
     pub(crate) async fn take(&mut self, count: usize, capacity: u32) -> Vec<TaskEvent> {
         let mut tasks = Vec::new();
         while tasks.len() < count {
-            let (task, delivery) = self.next(capacity, PATIENCE).await.expect("a task comes");
-            self.settle(delivery).await;
-            tasks.push(task);
+            let (some, delivery) = self.next_bundle(capacity, PATIENCE).await.expect("a task comes");
+            self.settle_all(delivery, some.len()).await;
+            tasks.extend(some);
         }
         tasks
     }

@@ -3,6 +3,7 @@
 
 #![allow(missing_docs, reason = "the names of tests are their documents")]
 
+mod bundles;
 mod gated;
 mod means;
 mod pressure;

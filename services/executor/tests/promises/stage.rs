@@ -6,7 +6,7 @@ use jetlane_bus::publish::Expect;
 use jetlane_bus::topology::Settings as Streams;
 use jetlane_bus::{Bus, Connect, Outgoing, Subscription, clock};
 use jetlane_executor::{Settings, executor};
-use jetlane_schemas::frame::{Credit, decode_bundle, encode_bundle};
+use jetlane_schemas::frame::{Credit, bundle_message_id, decode_bundle, encode_bundle};
 use jetlane_schemas::subject::{Lane, LaneKind};
 use jetlane_schemas::{FitEntry, Headers, QueueName, TaskEvent, TaskId, TaskType, subject};
 use serde_json::Value;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Stage {
     pub(crate) bus: Bus,
+    client: Client,
     stored: Subscription,
     drain: CancellationToken,
     running: JoinHandle<Result<(), jetlane::Error>>,
@@ -37,14 +38,31 @@ impl Stage {
         let binary = local::find(|line| eprintln!("{line}")).await.expect("a nats-server");
         let server = Server::start(&binary, Options::default()).await.expect("started");
         let bus = Bus::connect(&Connect::to(server.url(), "test")).await.expect("connected");
-        bus.ensure(&Streams::default()).await.expect("the streams are made");
+        let streams = Streams { done_republished: true, ..Streams::default() };
+        bus.ensure(&streams).await.expect("the streams are made");
         let stored = bus.subscribe(&format!("{}>", subject::STORED_PREFIX)).await.expect("subscribed");
         let client = Client::connect(server.url()).await.expect("connected");
-        let executor = made(&client);
-        let drain = CancellationToken::new();
-        let until = drain.clone();
-        let running = tokio::spawn(async move { executor.run_until(until).await });
-        Self { bus, stored, drain, running, _server: server }
+        let (drain, running) = start(made(&client));
+        Self { bus, client, stored, drain, running, _server: server }
+    }
+
+    /// Ends the executor in the middle of whatever it does.
+    pub(crate) async fn crash(&mut self) {
+        self.running.abort();
+        let _ended = (&mut self.running).await;
+    }
+
+    /// Starts another executor in the place of one that is gone.
+    pub(crate) async fn serve<S>(&mut self, made: impl FnOnce(&Client) -> Executor<S>)
+    where
+        S: Clone + Send + Sync + 'static,
+    {
+        self.client = Client::over(self.bus.clone()).await;
+        (self.drain, self.running) = start(made(&self.client));
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
     pub(crate) async fn dispatch(&self, task_type: &str, payload: &Value) -> TaskEvent {
@@ -55,12 +73,17 @@ impl Stage {
 
     /// Puts a task on the lane of its fit, as a dispatcher does.
     pub(crate) async fn put(&self, task: &TaskEvent) {
-        let lane = subject::bundle(&task.queue, task.priority, &task.fit);
+        self.put_all(std::slice::from_ref(task)).await;
+    }
+
+    /// Puts tasks on the lane of the first of them, in one message.
+    pub(crate) async fn put_all(&self, tasks: &[TaskEvent]) {
+        let lane = subject::bundle(&tasks[0].queue, tasks[0].priority, &tasks[0].fit);
         let out = Outgoing {
             subject: lane.clone(),
             headers: Headers::new(),
-            body: encode_bundle(std::slice::from_ref(task)).expect("small").into(),
-            message_id: Some(task.message_id("lane")),
+            body: encode_bundle(tasks).expect("small").into(),
+            message_id: Some(bundle_message_id("lane", tasks.iter())),
             expect: Expect::Anything,
         };
         self.bus.publish(out).await.expect("published").or_refused(&lane).expect("stored");
@@ -75,6 +98,21 @@ impl Stage {
     /// Hears what goes back to its queue from now on.
     pub(crate) async fn returns(&self) -> Returns {
         Returns(self.bus.subscribe(subject::DUE_ALL).await.expect("subscribed"))
+    }
+
+    /// Hears what is to go back to its queue later, from now on.
+    pub(crate) async fn schedules(&self) -> Returns {
+        Returns(self.bus.subscribe(subject::SCHEDULE_ALL).await.expect("subscribed"))
+    }
+
+    /// Waits until a stream holds so many messages.
+    pub(crate) async fn until_holds(&self, stream: &str, count: u64) {
+        soon(async {
+            while self.bus.subject_counts(stream, ">").await.expect("counted").values().sum::<u64>() != count {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 
     /// Waits until the executor pulls the lane of this task.
@@ -118,6 +156,15 @@ impl Stage {
         self.drain.cancel();
         self.running.await.expect("no panic").expect("no error");
     }
+}
+
+fn start<S>(executor: Executor<S>) -> (CancellationToken, JoinHandle<Result<(), jetlane::Error>>)
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let drain = CancellationToken::new();
+    let until = drain.clone();
+    (drain, tokio::spawn(async move { executor.run_until(until).await }))
 }
 
 /// A task of the default queue.

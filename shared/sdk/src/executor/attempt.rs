@@ -1,5 +1,6 @@
 //! One run of a task, from delivery to settlement: decide, store, then ack.
 
+use super::completing::Completing;
 use super::context::Ctx;
 use super::credit::Ledger;
 use super::governor::Governor;
@@ -11,6 +12,7 @@ use super::running::Running;
 use super::service::{TaskReply, TaskRequest, TaskService};
 use super::spans;
 use super::telling::Ran;
+use super::unbundle;
 use crate::task::{Kind, TaskError};
 use futures::FutureExt;
 use jetlane_bus::done::Completed;
@@ -43,6 +45,7 @@ pub(crate) struct Desk {
     pub(crate) running: Arc<Running>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) governor: Arc<Governor>,
+    pub(crate) completing: Completing,
 }
 
 /// A type that is served.
@@ -84,12 +87,12 @@ async fn settle(desk: &Desk, job: &Job, ran: &mut Ran) -> Result<(), jetlane_bus
     let Some(serving) = desk.served.get(&task.task_type) else {
         tracing::debug!(task_id = %task.id, task_type = %task.task_type, "This executor does not serve the type; handed back.");
         let next = Next::of(job).after(UNSERVED_DELAY).attempts(task.attempts);
-        return next_run::store(desk, job, next).await;
+        return Box::pin(next_run::store(desk, job, next)).await;
     };
-    let late = match suspicion(desk, job).await? {
-        Suspicion::Settled => return Ok(()),
-        Suspicion::Run { late } => late,
-    };
+    let is_suspect = task.suspect || job.parcel.delivered > 1;
+    // What most runs do not come to is not on their way: a future is as large as its largest part.
+    let late = if is_suspect { Box::pin(suspicion(desk, job)).await? } else { Suspicion::Run { late: false } };
+    let Suspicion::Run { late } = late else { return Ok(()) };
     // Here and not before: a task waits for its slot, and then for what is looked up.
     if !job.parcel.lease.holds() {
         tracing::debug!(task_id = %task.id, "The lease of this run was over before it began; it runs elsewhere.");
@@ -109,12 +112,13 @@ async fn settle(desk: &Desk, job: &Job, ran: &mut Ran) -> Result<(), jetlane_bus
     // One that yielded had started.
     let is_first = run.attempt == 1 && task.yields == 0;
     if is_first && task.deadline.is_some_and(|deadline| run.started_at > deadline) {
-        return run.end(Outcome::Expired, Failure::new("deadline", "had not started by its deadline")).await;
+        let late = Failure::new("deadline", "had not started by its deadline");
+        return Box::pin(run.end(Outcome::Expired, late)).await;
     }
     if run.attempt > run.retries.saturating_add(1) {
         // Every delivery so far ended with its executor.
         let died = Failure::new("crashed", format!("its executor died in each of {} attempts", run.attempt - 1));
-        return run.end(Outcome::Failed, died).await;
+        return Box::pin(run.end(Outcome::Failed, died)).await;
     }
     let ctx = Ctx::new(desk, job, run.attempt, run.retries.saturating_add(1));
     desk.running.begin(&ctx);
@@ -133,14 +137,8 @@ enum Suspicion {
 /// A task that may have run already is looked up before it runs (design, decision 7).
 async fn suspicion(desk: &Desk, job: &Job) -> Result<Suspicion, jetlane_bus::Error> {
     let task = &job.task;
-    if !task.suspect && job.parcel.delivered <= 1 {
-        return Ok(Suspicion::Run { late: false });
-    }
     if let Some(done) = desk.bus.read_done(&task.task_type, &task.id).await? {
-        if done.outcome == Outcome::Failed {
-            // The run that failed may have died before its dead letter was stored.
-            desk.bus.bury(task, &done).await?;
-        }
+        unbundle::finish(&desk.bus, task, &done).await?;
         tracing::debug!(task_id = %task.id, outcome = %done.outcome, "The task had completed; this delivery changes nothing.");
         return Ok(Suspicion::Settled);
     }
@@ -152,7 +150,9 @@ impl Run<'_> {
     /// Runs the handler, within its time and with its panics caught, and settles what it answers.
     async fn attempt(&self, ctx: Ctx, ran: &mut Ran) -> Result<(), jetlane_bus::Error> {
         let span = spans::process(&self.job.task, self.attempt, self.started_at);
-        self.find_place(&ctx).await;
+        if self.job.task.suspect || self.job.parcel.delivered > 1 {
+            Box::pin(self.find_place(&ctx)).await;
+        }
         let request = TaskRequest { task: Arc::clone(&self.job.task), ctx: ctx.clone() };
         let started = Instant::now();
         let answered = self.answer(request).instrument(span.clone()).await;
@@ -185,9 +185,6 @@ impl Run<'_> {
     /// A run that may not be the first resumes from what was saved last, beside the task or with it.
     async fn find_place(&self, ctx: &Ctx) {
         let task = &self.job.task;
-        if !task.suspect && self.job.parcel.delivered <= 1 {
-            return;
-        }
         match Note::read(&self.desk.bus, &task.id).await {
             Ok(Some(note)) if note.is_newer_than(task) => ctx.left_off_at(note.into_place()),
             Ok(_) => {}
@@ -242,10 +239,10 @@ impl Run<'_> {
         };
         let seed = u64::from(self.attempt) ^ hash(&self.job.task.id);
         match follow(answer, self.attempt, self.retries, backoff, seed) {
-            Step::Retry { delay, attempts } => self.run_again(ctx, &error, delay, attempts).await,
+            Step::Retry { delay, attempts } => Box::pin(self.run_again(ctx, &error, delay, attempts)).await,
             Step::DeadLetter | Step::Complete => {
                 completion.outcome = if error.kind == Kind::Cancelled { Outcome::Cancelled } else { Outcome::Failed };
-                self.fail(completion, error.failure).await
+                Box::pin(self.fail(completion, error.failure)).await
             }
         }
     }
@@ -279,7 +276,7 @@ impl Run<'_> {
                 reply.output.len()
             );
             completion.outcome = Outcome::Failed;
-            return self.fail(completion, Failure::new("output", text)).await;
+            return Box::pin(self.fail(completion, Failure::new("output", text))).await;
         }
         completion.body = reply.output;
         self.store(completion).await
@@ -307,24 +304,25 @@ impl Run<'_> {
             completion.trace = context;
         }
         let begun = Instant::now();
-        let stored = self.desk.bus.complete(&completion).instrument(span).await?;
+        let id = completion.id.clone();
+        let stored = self.desk.completing.complete(completion).instrument(span).await?;
         self.desk.ledger.prefetch.stored(begun.elapsed());
         match stored {
-            Completed::Won if completion.outcome == Outcome::Failed => {
+            Completed::Won(completion) if completion.outcome == Outcome::Failed => {
                 tracing::warn!(task_id = %completion.id, attempt = self.attempt, failure = %completion.failure().unwrap_or_default(), "Task failed.");
                 let mut dead = TaskEvent::clone(&self.job.task);
                 dead.attempts = self.attempt;
-                self.desk.bus.bury(&dead, &completion).await
+                Box::pin(self.desk.bus.bury(&dead, &completion)).await
             }
-            Completed::Won => Ok(()),
+            Completed::Won(_) => Ok(()),
             Completed::Lost(other) => {
-                tracing::debug!(task_id = %completion.id, outcome = %other.outcome, "The task had completed; this result changes nothing.");
+                tracing::debug!(task_id = %id, outcome = %other.outcome, "The task had completed; this result changes nothing.");
                 Ok(())
             }
             Completed::Full => {
-                tracing::error!(task_id = %completion.id, "The stream of completions is full: raise its limits or shorten its age. The task runs again.");
+                tracing::error!(task_id = %id, "The stream of completions is full: raise its limits or shorten its age. The task runs again.");
                 let next = Next::of(self.job).after(DONE_FULL_DELAY).attempts(self.job.task.attempts);
-                next_run::store(self.desk, self.job, next).await
+                Box::pin(next_run::store(self.desk, self.job, next)).await
             }
         }
     }

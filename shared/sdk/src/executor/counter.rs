@@ -7,9 +7,10 @@ use super::next_run;
 use super::parcel::{Job, Parcel};
 use super::pulling::Arrival;
 use super::telling::Ran;
+use super::unbundle;
+use super::waiting::Waiting;
 use jetlane_schemas::frame;
 use jetlane_schemas::frame::RunEnd;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -25,7 +26,9 @@ pub(crate) struct Counter {
     desk: Arc<Desk>,
     holding: Arc<Holding>,
     freed: Arc<watch::Sender<u64>>,
-    waiting: VecDeque<Job>,
+    waiting: Waiting,
+    /// Bundles that are taken apart.
+    unbundling: JoinSet<()>,
     runs: JoinSet<()>,
     /// Ends the runs that have not ended in time.
     halt: CancellationToken,
@@ -33,8 +36,9 @@ pub(crate) struct Counter {
 
 impl Counter {
     pub(crate) fn new(desk: Desk, holding: Arc<Holding>, freed: Arc<watch::Sender<u64>>) -> Self {
-        let (waiting, runs, halt) = (VecDeque::new(), JoinSet::new(), CancellationToken::new());
-        Self { desk: Arc::new(desk), holding, freed, waiting, runs, halt }
+        let (waiting, unbundling) = (Waiting::default(), JoinSet::new());
+        let (runs, halt) = (JoinSet::new(), CancellationToken::new());
+        Self { desk: Arc::new(desk), holding, freed, waiting, unbundling, runs, halt }
     }
 
     /// Takes what arrives until it drains or nothing can arrive any more.
@@ -50,6 +54,7 @@ impl Counter {
                 biased;
                 () = drain.cancelled() => break,
                 Some(_ended) = self.runs.join_next() => self.start_waiting(),
+                Some(_ended) = self.unbundling.join_next() => {}
                 Ok(()) = limits.changed() => self.keep_to_the_limit().await,
                 arrival = inbox.recv() => match arrival {
                     Some(arrival) => self.take(arrival).await,
@@ -68,13 +73,14 @@ impl Counter {
         ledger.tell_all(bus, queue).await;
         let end = Instant::now() + drain_within;
         // Not before the pulls have ended: what is handed back would come here again.
-        let mut back: Vec<Job> = self.waiting.drain(..).collect();
+        let mut back = self.waiting.drain();
         while let Ok(Some(arrival)) = timeout_at(end, inbox.recv()).await {
             back.extend(self.open(arrival).await.0);
         }
         for job in back {
             self.hand_back(job).await;
         }
+        while let Ok(Some(_ended)) = timeout_at(end, self.unbundling.join_next()).await {}
         while let Ok(Some(_ended)) = timeout_at(end, self.runs.join_next()).await {}
         if !self.runs.is_empty() {
             tracing::warn!(runs = self.runs.len(), "Handlers did not end in time; their tasks are handed back.");
@@ -100,7 +106,7 @@ impl Counter {
             } else if self.runs.len() < self.desk.governor.limit() {
                 self.start(job);
             } else {
-                self.waiting.push_back(job);
+                self.waiting.push(job);
             }
         }
     }
@@ -109,9 +115,9 @@ impl Counter {
     /// executors can run, or else the one that arrived.
     fn displaced_by(&mut self, job: Job) -> Job {
         let is_broader = |other: &Job| other.parcel.tally.rank() > job.parcel.tally.rank();
-        match self.waiting.iter().rposition(is_broader).and_then(|place| self.waiting.remove(place)) {
+        match self.waiting.take_last(is_broader) {
             Some(broader) => {
-                self.waiting.push_back(job);
+                self.waiting.push(job);
                 broader
             }
             None => job,
@@ -120,7 +126,7 @@ impl Counter {
 
     /// Reads a message's tasks, and for how many of them there is room. One that cannot be read is
     /// nobody's: it is ended, so that it stands in nobody's way.
-    async fn open(&self, arrival: Arrival) -> (Vec<Job>, super::credit::Admitted) {
+    async fn open(&mut self, arrival: Arrival) -> (Vec<Job>, super::credit::Admitted) {
         let Arrival { delivery, tally } = arrival;
         let ledger = &self.desk.ledger;
         let tasks = match frame::decode_bundle(&delivery.body) {
@@ -135,13 +141,20 @@ impl Counter {
                 return (Vec::new(), admitted);
             }
         };
+        if tasks.len() > 1 && delivery.facts.delivered > 1 {
+            let admitted = ledger.open(&tally, 0);
+            let desk = Arc::clone(&self.desk);
+            self.unbundling.spawn(async move { unbundle::unbundle(&desk, &delivery, &tally, tasks).await });
+            self.freed.send_modify(|count| *count += 1);
+            return (Vec::new(), admitted);
+        }
         let admitted = ledger.open(&tally, tasks.len());
         (Parcel::open(delivery.ack, delivery.facts.delivered, tally, &self.holding, tasks), admitted)
     }
 
     fn start_waiting(&mut self) {
         while self.runs.len() < self.desk.governor.limit()
-            && let Some(job) = self.waiting.pop_front()
+            && let Some(job) = self.waiting.pop_first()
         {
             self.start(job);
         }
@@ -151,7 +164,7 @@ impl Counter {
     async fn keep_to_the_limit(&mut self) {
         self.start_waiting();
         while self.runs.len() + self.waiting.len() > self.desk.ledger.capacity()
-            && let Some(job) = self.waiting.pop_back()
+            && let Some(job) = self.waiting.pop_last()
         {
             self.hand_back(job).await;
         }
@@ -170,7 +183,7 @@ impl Counter {
             let ran = match ran {
                 Some(ran) => ran,
                 None => {
-                    next_run::halt(&desk, &mut job).await;
+                    Box::pin(next_run::halt(&desk, &mut job)).await;
                     Ran { end: RunEnd::NotRun, took: started.elapsed() }
                 }
             };

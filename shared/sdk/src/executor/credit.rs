@@ -16,6 +16,9 @@ use std::sync::{Arc, RwLock, RwLockReadGuard};
 /// is never forgotten, since totals that shrink would be taken for late news.
 const FITS_MAX: usize = QueueEntry::FITS_MAX;
 
+/// The parts in which a mean of tasks a message is kept.
+const PER_MESSAGE_PARTS: usize = 16;
+
 /// What is held of one fit.
 #[derive(Debug)]
 pub(crate) struct Tally {
@@ -26,6 +29,8 @@ pub(crate) struct Tally {
     rank: AtomicUsize,
     /// Messages that have come and are not opened yet.
     arriving: AtomicUsize,
+    /// About how many tasks its messages have had of late, in 1/16.
+    per_message: AtomicUsize,
     taken: AtomicU64,
     settled: AtomicU64,
 }
@@ -37,6 +42,7 @@ impl Tally {
             is_scarce: AtomicBool::new(false),
             rank: AtomicUsize::new(usize::MAX),
             arriving: AtomicUsize::new(0),
+            per_message: AtomicUsize::new(PER_MESSAGE_PARTS),
             taken: AtomicU64::new(0),
             settled: AtomicU64::new(0),
         }
@@ -53,6 +59,19 @@ impl Tally {
     /// Its place among the fits, the narrowest first.
     pub(crate) fn rank(&self) -> usize {
         self.rank.load(Ordering::Relaxed)
+    }
+
+    /// A message had so many tasks. The mean follows quickly upwards, since who asks for too many messages
+    /// gets what others have room for, and slowly downwards.
+    fn had(&self, tasks: usize) {
+        let (was, is) = (self.per_message.load(Ordering::Relaxed), tasks * PER_MESSAGE_PARTS);
+        let mean = if is > was { is } else { was - (was - is) / 8 };
+        self.per_message.store(mean.max(PER_MESSAGE_PARTS), Ordering::Relaxed);
+    }
+
+    /// In how many messages so many tasks come, by those of late.
+    pub(crate) fn messages_of(&self, tasks: usize) -> usize {
+        (tasks * PER_MESSAGE_PARTS).div_ceil(self.per_message.load(Ordering::Relaxed))
     }
 
     fn opened(&self) -> usize {
@@ -218,6 +237,9 @@ impl Ledger {
             by_capacity: self.admits().saturating_sub(fits.iter().map(|served| served.tally.opened()).sum()),
             by_means: if tally.is_scarce() { self.room_by_means(&fits, tally, Tally::opened) } else { usize::MAX },
         };
+        if tasks > 0 {
+            tally.had(tasks);
+        }
         tally.taken.fetch_add(tasks as u64, Ordering::Relaxed);
         tally.arriving.fetch_sub(1, Ordering::Relaxed);
         admitted
@@ -229,6 +251,13 @@ impl Ledger {
         let settled = self.settled.fetch_add(1, Ordering::Relaxed) + 1;
         self.news.changed();
         settled.is_multiple_of(self.step(tally) as u64)
+    }
+
+    /// So many tasks were settled by an executor that may not have lived to tell it.
+    pub(crate) fn found_settled(&self, tally: &Tally, tasks: usize) {
+        tally.taken.fetch_add(tasks as u64, Ordering::Relaxed);
+        tally.settled.fetch_add(tasks as u64, Ordering::Relaxed);
+        self.news.changed();
     }
 
     /// Nothing is wanted any more.

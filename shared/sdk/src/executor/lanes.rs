@@ -2,6 +2,7 @@
 //! heard meanwhile.
 
 use super::attempt::{Desk, Serving};
+use super::completing::Completing;
 use super::counter::Counter;
 use super::credit::Ledger;
 use super::governor::Governor;
@@ -71,7 +72,8 @@ pub(crate) async fn run(plan: Plan, drain: CancellationToken) -> Result<(), Erro
     }
     tracing::info!(%queue, types, slots, "Executor is ready.");
     let (bus, queue) = (bus.clone(), queue.clone());
-    let desk = Desk { bus: bus.clone(), queue: queue.clone(), served, running, ledger, governor };
+    let completing = Completing::begin(bus.clone(), slots);
+    let desk = Desk { bus: bus.clone(), queue: queue.clone(), served, running, ledger, governor, completing };
     Counter::new(desk, holding, freed).serve(inbox, drain_within, drain).await;
     helpers.shutdown().await;
     let failed = |source| Error::Lanes { queue: queue.to_string(), source };

@@ -5,8 +5,10 @@
 //! - `announce`: what the registry is told at the start
 //! - `handler`, `service`: plain async functions and their extractors as one kind of service
 //! - `context`: what a handler can ask and tell
-//! - `lanes`: its whole life; `pulling` brings messages, `counter` runs their tasks, `parcel` is what is held
+//! - `lanes`: its whole life; `pulling` brings messages, `counter` runs their tasks, `waiting` and `parcel` are what is
+//!   held
 //! - `attempt`: one run, from delivery to settlement; `next_run`: the one after it
+//! - `completing`: completions of many runs, stored together; `unbundle`: bundles that come again
 //! - `running`: who is to stop or to yield; `note`: the place that a run saved
 //! - `lease`: signs of life for what is held, from outside the handlers
 //! - `means`, `credit`, `telling`: what it has, what it has room for, and how the leader hears of it
@@ -14,6 +16,7 @@
 
 mod announce;
 mod attempt;
+mod completing;
 mod context;
 mod counter;
 mod credit;
@@ -33,6 +36,8 @@ mod running;
 mod service;
 mod spans;
 mod telling;
+mod unbundle;
+mod waiting;
 
 pub use context::{Attempt, Ctx, State};
 pub use handler::{Extracted, FromTask, Handler, Seed};

@@ -5,7 +5,7 @@ use super::lease::{Holding, Lease};
 use jetlane_bus::Ack;
 use jetlane_schemas::TaskEvent;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio_util::sync::CancellationToken;
 
 /// A message of a lane: settled when all of its tasks are.
@@ -13,6 +13,8 @@ pub(crate) struct Parcel {
     ack: Ack,
     number: u64,
     open: AtomicUsize,
+    /// Whether a task of it could not be settled: it is to come again.
+    is_abandoned: AtomicBool,
     holding: Arc<Holding>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) lease: Lease,
@@ -38,7 +40,8 @@ impl Parcel {
         let stop = CancellationToken::new();
         let (number, lease) = holding.hold(ack.clone(), stop.clone());
         let (open, holding) = (AtomicUsize::new(tasks.len()), Arc::clone(holding));
-        let parcel = Arc::new(Self { ack, number, open, holding, tally, lease, delivered });
+        let is_abandoned = AtomicBool::new(false);
+        let parcel = Arc::new(Self { ack, number, open, is_abandoned, holding, tally, lease, delivered });
         let job = |task| Job { task: Arc::new(task), parcel: Arc::clone(&parcel), stop: stop.child_token() };
         tasks.into_iter().map(job).collect()
     }
@@ -46,20 +49,28 @@ impl Parcel {
     /// One of its tasks is settled; the last one acks the message. Not once the lease is over: the server
     /// takes an ack of any delivery, and another executor may run what this one would remove.
     pub(crate) async fn settle_one(&self) {
-        if self.open.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.holding.release(self.number);
-            if !self.lease.holds() {
-                tracing::debug!("The lease of a message is over; its ack is for whoever has it now.");
-                return;
-            }
-            if let Err(error) = self.ack.settle().await {
-                tracing::debug!(%error, "An ack was not sent; the message comes again and is recognised.");
-            }
+        if self.open.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        self.holding.release(self.number);
+        if self.is_abandoned.load(Ordering::Acquire) {
+            return;
+        }
+        if !self.lease.holds() {
+            tracing::debug!("The lease of a message is over; its ack is for whoever has it now.");
+            return;
+        }
+        if let Err(error) = self.ack.settle().await {
+            tracing::debug!(%error, "An ack was not sent; the message comes again and is recognised.");
         }
     }
 
-    /// One of its tasks could not be settled: the message is left to come again.
+    /// One of its tasks could not be settled: the message is left to come again, once the others are, which
+    /// are its neighbours and keep its lease until then.
     pub(crate) fn abandon(&self) {
-        self.holding.release(self.number);
+        self.is_abandoned.store(true, Ordering::Release);
+        if self.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.holding.release(self.number);
+        }
     }
 }

@@ -123,8 +123,11 @@ impl Pulling {
         let mut freed = self.freed.subscribe();
         loop {
             freed.mark_unchanged();
-            let missing = self.ledger.wanted(&self.tally).saturating_sub(puller.outstanding());
-            if missing >= self.ledger.step(&self.tally)
+            // Room is counted in tasks and asked for in messages.
+            let wanted = self.tally.messages_of(self.ledger.wanted(&self.tally));
+            let missing = wanted.saturating_sub(puller.outstanding());
+            if missing > 0
+                && missing >= self.tally.messages_of(self.ledger.step(&self.tally))
                 && let Err(error) = puller.ask(missing, None).await
             {
                 tracing::debug!(%error, "A pull was not sent.");

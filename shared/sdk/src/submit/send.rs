@@ -10,15 +10,7 @@ use std::fmt;
 use tracing::Instrument;
 
 pub(super) async fn send(client: &Client, mut ready: Ready) -> Result<Accepted, Error> {
-    let span = tracing::info_span!(
-        target: "jetlane::span",
-        "submit",
-        otel.name = format_args!("submit {}", ready.task.task_type),
-        jetlane.task.id = %ready.task.id,
-        jetlane.task.type = %ready.task.task_type,
-        jetlane.task.priority = %ready.task.priority,
-        jetlane.queue = %ready.task.queue,
-    );
+    let span = submit_span(&ready);
     async {
         let publish = publish_span(&ready);
         match trace::propagation() {
@@ -31,9 +23,22 @@ pub(super) async fn send(client: &Client, mut ready: Ready) -> Result<Accepted, 
     .await
 }
 
+/// The span of a submission, around that of its publish.
+pub(super) fn submit_span(ready: &Ready) -> tracing::Span {
+    tracing::info_span!(
+        target: "jetlane::span",
+        "submit",
+        otel.name = format_args!("submit {}", ready.task.task_type),
+        jetlane.task.id = %ready.task.id,
+        jetlane.task.type = %ready.task.task_type,
+        jetlane.task.priority = %ready.task.priority,
+        jetlane.queue = %ready.task.queue,
+    )
+}
+
 /// OpenTelemetry's messaging conventions: one producer span, whose context travels in the message. Its
 /// destination is the subject's start: as few names as there are queues and types.
-fn publish_span(ready: &Ready) -> tracing::Span {
+pub(super) fn publish_span(ready: &Ready) -> tracing::Span {
     let (queue, task_type): (&dyn fmt::Display, &dyn fmt::Display) = (&ready.task.queue, &ready.task.task_type);
     let (door, whose) = match (ready.known, ready.delay.is_zero()) {
         (true, true) => ("task", queue),

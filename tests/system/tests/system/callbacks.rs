@@ -222,6 +222,9 @@ async fn a_completion_of_anybodys_with_a_hostile_target_reaches_nobody() {
     let rig = Rig::start(None).await;
     let mut tasks = rig.outsider.client.subscribe("jetlane.submit.>").await.expect("listens");
     let hostile = r#"[{"kind":"subject","subject":"jetlane.submit.test.echo"}]"#;
+    // As if such a client had been given tasks of the type.
+    let registry = rig.kit.client().bus().bucket("jetlane_registry").await.expect("there");
+    registry.put("plain.test.echo", &true).await.expect("put");
     let headers = [("ce-jetlaneoutcome", "succeeded"), ("ce-jetlanecallbacks", hostile)];
     rig.outsider.publish("jetlane.done.test.echo.s99", &headers, r#"{"text":"x"}"#).await;
     rig.outsider.first("JETLANE_DEAD", "jetlane.dead_callback.test.echo.s99.0").await;
@@ -258,4 +261,33 @@ async fn a_callback_service_that_is_killed_delivers_once_it_is_back() {
     }
     told.sort();
     assert_eq!(told, [("missed".to_owned(), true), ("retried".to_owned(), true)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_a_client_without_an_sdk_ran_is_called_back_and_its_submitter_hears_of_it() {
+    let rig = Rig::start(None).await;
+    rig.outsider.announce("test.plain", r#"{"queue":"plain"}"#).await;
+    announced(&rig.kit, "test.plain").await;
+    let lane = rig.outsider.lane("plain").await;
+    let mut told = rig.outsider.client.subscribe("told.plain").await.expect("listens");
+    let submit = rig.kit.client().submit_json("test.plain", b"1".to_vec()).callback(to("told.plain"));
+    let handle = submit.await.expect("accepted");
+    let task = soon(async {
+        loop {
+            let batch = lane.batch().max_messages(1).expires(std::time::Duration::from_secs(1)).messages().await;
+            if let Some(task) = batch.expect("pulls").next().await {
+                return task.expect("a task");
+            }
+        }
+    })
+    .await;
+    let callbacks = header(&task, "ce-jetlanecallbacks").to_owned();
+    let subject = format!("jetlane.done.test.plain.{}", handle.id());
+    let headers = [("ce-jetlaneoutcome", "succeeded"), ("ce-jetlanecallbacks", callbacks.as_str())];
+    rig.outsider.publish(&subject, &headers, "2").await;
+    task.ack().await.expect("acked");
+    assert_eq!(soon(handle.into_future()).await.expect("succeeds"), serde_json::json!(2));
+    let message = soon(told.next()).await.expect("a callback");
+    assert_eq!(&message.payload[..], b"2");
+    until("the callback is delivered", async || rig.counts.delivered() == 1).await;
 }

@@ -54,7 +54,10 @@ impl Rig {
     async fn run_while_dispatchers_die(&mut self, tasks: usize, action: &'static str) -> usize {
         let url = self.server.url();
         let failpoints = format!("{BETWEEN}={action}");
-        let dispatchers = Restarted::keep(move || Process::service("dispatcher", &url, &[("FAILPOINTS", &failpoints)]));
+        let dispatchers = Restarted::keep(move || {
+            let republished = ("JETLANE_DISPATCHER_STREAMS__DONE_REPUBLISHED", "true");
+            Process::service("dispatcher", &url, &[("FAILPOINTS", &failpoints), republished])
+        });
         self.serve(16).await;
         let outsider = Outsider::connect(&self.server.url()).await;
         let mut stored = outsider.client.subscribe("jetlane.stored.>").await.expect("listens");

@@ -1,6 +1,9 @@
 //! Promise: what is submitted is run, and whoever waits hears of it.
 
+use crate::outsider::Outsider;
 use crate::tasks::{Bench, Echo, Flaky, Gated, How, echo, flaky, gated};
+use crate::waits::{announced, drained};
+use futures::StreamExt;
 use jetlane::{Error, Executor, Outcome, Priority, Task, TaskId};
 use jetlane_testkit::{Kit, soon};
 use std::time::{Duration, SystemTime};
@@ -206,4 +209,55 @@ async fn waiting_ends_when_the_caller_says_so_and_the_task_goes_on() {
     assert!(matches!(error, Error::Waited { .. }), "{error}");
     bench.gate.0.add_permits(1);
     soon(kit.client().handle::<Gated>(id).expect("valid").into_future()).await.expect("succeeds");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_submissions_go_in_few_messages_and_each_is_a_task_of_its_own() {
+    let kit = Kit::start().await;
+    kit.serve(Executor::new(kit.client(), "tests").slots(64).task(echo));
+    announced(&kit, Echo::TYPE).await;
+    let outsider = Outsider::connect(&kit.url()).await;
+    let mut published = outsider.client.subscribe("jetlane.task.>").await.expect("listens");
+    outsider.client.flush().await.expect("flushed");
+    let text = |number: usize| Echo { text: number.to_string() };
+    let mut submits: Vec<_> = (0..600).map(|number| kit.client().submit(text(number))).collect();
+    // One that is no good is told by itself; a key's message id is made of the key, so it goes alone.
+    submits[7] = kit.client().submit(text(7)).retries(1_000_000);
+    submits[8] = kit.client().submit(text(8)).key("eight");
+    let handles = kit.client().submit_all(submits).await;
+    assert_eq!(handles.len(), 600);
+    for (number, handle) in handles.into_iter().enumerate() {
+        match handle {
+            Ok(handle) => {
+                let output = soon(handle.into_future()).await.expect("succeeds");
+                assert_eq!(output, number.to_string(), "answers have the order of the submissions");
+            }
+            Err(error) => assert_eq!(number, 7, "{error}"),
+        }
+    }
+    let mut messages = 0;
+    while futures::FutureExt::now_or_never(published.next()).flatten().is_some() {
+        messages += 1;
+    }
+    assert!((2..=12).contains(&messages), "{messages} messages");
+    drained(kit.client().bus(), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bundles_of_submissions_can_be_turned_off() {
+    let kit = Kit::start().await;
+    kit.serve(Executor::new(kit.client(), "tests").task(echo));
+    announced(&kit, Echo::TYPE).await;
+    let outsider = Outsider::connect(&kit.url()).await;
+    let mut published = outsider.client.subscribe("jetlane.task.>").await.expect("listens");
+    outsider.client.flush().await.expect("flushed");
+    let client = kit.client().clone().bundle_at_most(1);
+    let handles = client.submit_all((0..20).map(|n: u32| client.submit(Echo { text: n.to_string() }))).await;
+    for handle in handles {
+        soon(handle.expect("accepted").into_future()).await.expect("succeeds");
+    }
+    for _ in 0..20 {
+        soon(published.next()).await.expect("a message a task");
+    }
+    drained(kit.client().bus(), &[]).await;
 }

@@ -5,8 +5,9 @@ use crate::processes::Process;
 use crate::tasks::{Bench, Gated, gated};
 use crate::waits::{announced, drained};
 use futures::StreamExt;
-use jetlane::{Attempt, Executor, Outcome, State, Task, TaskError, TaskHandle};
+use jetlane::{Attempt, Executor, Outcome, State, Task, TaskError, TaskHandle, TaskId};
 use jetlane_bus::flows::LANE_ACK_WAIT;
+use jetlane_schemas::{TaskEvent, frame, subject};
 use jetlane_testkit::{Kit, soon};
 use rustix::process::Signal;
 use schemars::JsonSchema;
@@ -36,6 +37,19 @@ async fn held_here(task: Held, Attempt(attempt): Attempt, State(bench): State<Be
     bench.beginning.notify_one();
     bench.gate.0.acquire().await?.forget();
     Ok(format!("elsewhere {attempt}"))
+}
+
+/// What kills the executor of `src/executor.rs`, where it is served in this process.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+struct Deadly {}
+
+impl Task for Deadly {
+    const TYPE: &'static str = "test.deadly";
+    type Output = ();
+}
+
+async fn deadly_no_more(_: Deadly) -> Result<(), TaskError> {
+    Ok(())
 }
 
 async fn submit_held(kit: &Kit, tasks: usize) -> Vec<TaskHandle<String>> {
@@ -132,6 +146,47 @@ async fn a_task_that_kills_its_executor_each_time_fails_as_crashed_and_is_kept()
     assert_eq!(executors.deaths(), 2);
     let outsider = Outsider::connect(&kit.url()).await;
     outsider.dead_letter("tests", "test.deadly", handle.id().as_str()).await;
+    drained(kit.client().bus(), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_kills_its_executors_takes_no_neighbour_of_its_bundle_with_it() {
+    let kit = Kit::start().await;
+    let url = kit.url();
+    let executors = crate::processes::Restarted::keep(move || Process::executor(&url, &[("SLOTS", "8")]));
+    announced(&kit, "test.deadly").await;
+    let task = |task_type: &str| {
+        let (task_type, queue) = (task_type.parse().expect("a type"), "tests".parse().expect("a queue"));
+        let body = br#"{"text":"neighbour"}"#.to_vec();
+        TaskEvent::new(TaskId::generate(), task_type, queue, jetlane_bus::clock::now(), body)
+    };
+    let mut tasks = vec![task(Held::TYPE); 3];
+    tasks.iter_mut().for_each(|task| task.id = TaskId::generate());
+    tasks.insert(1, TaskEvent { retries: Some(0), payload: b"{}".to_vec(), ..task("test.deadly") });
+    // As a dispatcher would that takes all of them for short.
+    let lane = subject::bundle(&tasks[0].queue, tasks[0].priority, &tasks[0].fit);
+    let out = jetlane_bus::Outgoing {
+        subject: lane.clone(),
+        headers: jetlane::Headers::new(),
+        body: frame::encode_bundle(&tasks).expect("a bundle").into(),
+        message_id: Some(frame::bundle_message_id("lane", tasks.iter())),
+        expect: jetlane_bus::publish::Expect::Anything,
+    };
+    kit.client().bus().publish(out).await.expect("an answer").or_refused(&lane).expect("stored");
+    // The bundle dies with its executor; its tasks come again one by one, and the deadly one takes another
+    // executor and its lease with it.
+    crate::waits::until("executors died of it", async || executors.deaths() >= 2).await;
+    drop(executors);
+    kit.serve(Executor::new(kit.client(), "tests").task(held).task(deadly_no_more));
+    for task in &tasks {
+        let mut handle = kit.client().handle_json(task.task_type.clone(), task.id.clone());
+        let done = timeout(4 * LANE_ACK_WAIT, handle.completion()).await.expect("in time").expect("completes");
+        if task.task_type.as_str() == Held::TYPE {
+            assert_eq!(done.outcome, Outcome::Succeeded, "a neighbour: {done:?}");
+        } else {
+            assert_eq!((done.outcome, done.failure().expect("failed").code.as_str()), (Outcome::Failed, "crashed"));
+        }
+    }
     drained(kit.client().bus(), &[]).await;
 }
 

@@ -1,0 +1,196 @@
+//! Dispatches to lanes. What goes to the same lane in the same turn shares messages, as far as the core's
+//! bounds allow; a message is sent at the end of its turn at the latest, so nothing waits for others.
+
+use super::output::Carried;
+use super::{Held, Leader};
+use crate::carry::{self, Joins, Waits};
+use crate::read::Fate;
+use jetlane_bus::{Error, Outgoing, Published, clock};
+use jetlane_core::bundle::{Filling, More};
+use jetlane_core::{EntryId, Event, Stored, Waited};
+use jetlane_schemas::frame::frame_bytes;
+use jetlane_schemas::subject::{Lane, LaneKind};
+use jetlane_schemas::{Failure, Micros};
+use tracing::Span;
+
+/// The rest after a lane was full.
+const FULL_REST: Micros = Micros(100_000);
+/// The rest after a fault.
+const FAULT_REST: Micros = Micros(1_000_000);
+
+/// Tasks that go to a lane in one message.
+pub(crate) struct Parcel {
+    kind: LaneKind,
+    entries: Vec<EntryId>,
+    /// The spans of their dispatches, which end when the message is stored.
+    spans: Vec<Span>,
+}
+
+/// A bundle that is being filled.
+struct Open {
+    parcel: Parcel,
+    filling: Filling,
+}
+
+/// The bundles that are being filled in this turn, one a lane at most.
+#[derive(Default)]
+pub(super) struct Bundles(Vec<Open>);
+
+impl Bundles {
+    /// How many messages they will be.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl Leader {
+    /// A task goes to its lane: into the bundle that is being filled for it, or into a new one.
+    pub(super) fn dispatch(&mut self, bundles: &mut Bundles, entry: EntryId, kind: LaneKind, waited: Waited) {
+        let Some(span) = self.begin(entry, kind, waited) else { return };
+        let Some(held) = self.held.get(&entry) else { return };
+        let more = More { bytes: frame_bytes(&held.task), run_most: held.expected.most };
+        let parcel =
+            Parcel { kind, entries: vec![entry], spans: Vec::from_iter((!span.is_disabled()).then_some(span)) };
+        if kind == LaneKind::Plain {
+            self.note_called_back(entry);
+            return self.send(parcel);
+        }
+        let is_its = |open: &Open| {
+            let first = open.parcel.entries.first().and_then(|first| self.held.get(first));
+            first.is_some_and(|first| first.task.priority == held.task.priority && first.task.fit == held.task.fit)
+        };
+        let place = bundles.0.iter().position(is_its);
+        if let Some(open) = place.and_then(|place| bundles.0.get_mut(place))
+            && open.filling.take(more)
+        {
+            open.parcel.entries.extend(parcel.entries);
+            open.parcel.spans.extend(parcel.spans);
+            return;
+        }
+        let fit = self.core.fit(&held.task.fit).unwrap_or_default();
+        let bound = self.core.bundle_bound(fit, self.world.config.bundle_max);
+        let open = Open { parcel, filling: Filling::begin(bound, more) };
+        match place.and_then(|place| bundles.0.get_mut(place)) {
+            // The full one goes before the next of its lane.
+            Some(full) => self.send(std::mem::replace(full, open).parcel),
+            None => bundles.0.push(open),
+        }
+    }
+
+    /// Sends what is filled: the end of a turn.
+    pub(super) fn send_all(&mut self, bundles: Bundles) {
+        for open in bundles.0 {
+            self.send(open.parcel);
+        }
+    }
+
+    /// The dispatch of a task begins: its span, and the run as one that is under way. Before it is
+    /// stored: its end may be told before its storing is.
+    fn begin(&mut self, entry: EntryId, kind: LaneKind, waited: Waited) -> Option<Span> {
+        let held = self.held.get_mut(&entry)?;
+        let waits = Waits {
+            intake_us: held.read_at.0.saturating_sub(held.stored_at.0),
+            delay_us: held.task.due_at.map_or(0, |due| due.0.saturating_sub(held.task.submitted_at.0)),
+            waited,
+        };
+        let span = carry::dispatch_span(&mut held.task, kind, waits, held.joins);
+        // The trace is joined once; a second try of the same run has it.
+        held.joins = Joins::Child;
+        self.run_begins(clock::now(), entry);
+        Some(span)
+    }
+
+    /// Sends a message to its lane.
+    fn send(&mut self, parcel: Parcel) {
+        match self.message_of(&parcel) {
+            Some(Ok(out)) => {
+                self.on_the_way += 1;
+                let bus = self.world.bus.clone();
+                self.works.push(Box::pin(async move {
+                    let published = bus.publish(out).await;
+                    Carried::ToLane { parcel, published }
+                }));
+            }
+            Some(Err(error)) => self.refused(parcel, "frame", &format!("the task cannot be written: {error}")),
+            None => {}
+        }
+    }
+
+    fn message_of(&self, parcel: &Parcel) -> Option<Result<Outgoing, jetlane_schemas::frame::FrameError>> {
+        let held: Vec<&Held> = parcel.entries.iter().filter_map(|entry| self.held.get(entry)).collect();
+        let first = &held.first()?.task;
+        let (priority, fit) = (first.priority, first.fit.clone());
+        let lane = Lane { kind: parcel.kind, queue: self.queue.clone(), priority, fit };
+        Some(carry::to_lane(held.iter().map(|held| &held.task), &lane))
+    }
+
+    /// It can never be stored: each task goes alone, and one that is alone ends instead of standing in the
+    /// way for ever.
+    fn refused(&mut self, parcel: Parcel, code: &str, reason: &str) {
+        if parcel.entries.len() > 1 {
+            for entry in parcel.entries {
+                self.send(Parcel { kind: parcel.kind, entries: vec![entry], spans: Vec::new() });
+            }
+            return;
+        }
+        for entry in parcel.entries {
+            let Some(held) = self.held.get_mut(&entry) else { continue };
+            held.fate = Fate::Reject(Failure::new(code, reason));
+            self.run_is_void(entry);
+            self.core.on(clock::now(), Event::NotRun(entry));
+            self.end(entry);
+        }
+    }
+
+    /// What became of a message.
+    pub(super) fn sent_to_lane(&mut self, parcel: Parcel, published: Result<Published, Error>) {
+        self.on_the_way -= 1;
+        match published {
+            Ok(Published::Stored(sequence)) => {
+                crash_between_publish_and_ack();
+                for entry in parcel.entries {
+                    if parcel.kind == LaneKind::Plain
+                        && let Some(held) = self.held.get(&entry)
+                    {
+                        self.clients.sent(sequence, &held.task);
+                    }
+                    self.gone(entry, Stored::New);
+                }
+            }
+            Ok(Published::Duplicate(_)) => {
+                parcel.entries.into_iter().for_each(|entry| self.gone(entry, Stored::Before))
+            }
+            Ok(Published::Full) => self.not_in_lane(&parcel, FULL_REST, "the lanes are full"),
+            Ok(Published::Taken | Published::NoStream) => {
+                self.not_in_lane(&parcel, FAULT_REST, "no stream takes the lane");
+            }
+            Err(Error::Refused { subject, source }) => {
+                self.refused(parcel, "refused", &format!("the broker refused it for {subject}: {source}"));
+            }
+            Err(error) => {
+                // Unknown. A task that was alone goes out again as the same bytes under the same id; others may
+                // go in other company, under another id: whoever runs them looks first.
+                if parcel.entries.len() > 1 {
+                    for entry in &parcel.entries {
+                        if let Some(held) = self.held.get_mut(entry) {
+                            held.task.suspect = true;
+                        }
+                    }
+                }
+                self.not_in_lane(&parcel, FAULT_REST, &error.to_string());
+            }
+        }
+    }
+
+    fn not_in_lane(&mut self, parcel: &Parcel, rest: Micros, reason: &str) {
+        for entry in &parcel.entries {
+            self.run_is_void(*entry);
+            self.back(*entry, rest, reason);
+        }
+    }
+}
+
+/// Ends the process where a test says so.
+fn crash_between_publish_and_ack() {
+    fail::fail_point!("dispatcher::between-publish-and-ack", |_| std::process::abort());
+}

@@ -1,0 +1,270 @@
+//! Acks of publishes, heard on one subscription of the connection: publishes that go out together wait
+//! together, so that a hundred of them cost one wait.
+
+use crate::connection::ANSWER_TIMEOUT;
+use async_nats::{Client, HeaderMap, StatusCode};
+use bytes::Bytes;
+use futures::StreamExt;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::AbortHandle;
+
+/// What the server said to one publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Stored under this sequence.
+    Stored(u64),
+    /// Stored before, under this sequence.
+    Duplicate(u64),
+    /// Refused, with the server's code and words.
+    Refused(u64, String),
+    /// No stream takes the subject.
+    NoStream,
+    /// Nothing, in time or before the connection was lost: it may be stored.
+    Unknown,
+}
+
+/// A publish on its way.
+#[derive(Debug)]
+pub(crate) struct Sending {
+    pub(crate) subject: async_nats::Subject,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// Publishes of one connection whose acks are waited for.
+#[derive(Debug)]
+pub(crate) struct Acks {
+    inbox: String,
+    waiting: Arc<Mutex<Waiting>>,
+    room: Semaphore,
+    room_max: usize,
+    hearing: AbortHandle,
+}
+
+impl Drop for Acks {
+    fn drop(&mut self) {
+        self.hearing.abort();
+    }
+}
+
+/// The batches that wait, by the number of their first publish.
+#[derive(Debug, Default)]
+struct Waiting {
+    next: u64,
+    batches: BTreeMap<u64, Batch>,
+}
+
+#[derive(Debug)]
+struct Batch {
+    answers: Vec<Answer>,
+    missing: usize,
+    told: oneshot::Sender<Vec<Answer>>,
+}
+
+fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
+    waiting.lock().expect("nobody panics while holding the acks that are waited for")
+}
+
+impl Acks {
+    /// Begins to hear acks; at most `room` publishes wait at once.
+    ///
+    /// # Errors
+    /// Where the client cannot subscribe.
+    pub(crate) async fn hear(
+        client: &Client,
+        connections: watch::Receiver<u64>,
+        room: usize,
+    ) -> Result<Self, async_nats::SubscribeError> {
+        let inbox = client.new_inbox();
+        let subscriber = client.subscribe(format!("{inbox}.*")).await?;
+        let waiting = Arc::<Mutex<Waiting>>::default();
+        let hearing = tokio::spawn(hear(subscriber, Arc::clone(&waiting), connections)).abort_handle();
+        Ok(Self { inbox, waiting, room: Semaphore::new(room), room_max: room, hearing })
+    }
+
+    /// Sends all of these, and waits until each is answered or nothing more is to be expected. The
+    /// answers have the order of the publishes.
+    ///
+    /// # Errors
+    /// Where the client refuses one: it is too large, or its subject is none. What was sent before it may
+    /// be stored.
+    pub(crate) async fn publish(
+        &self,
+        client: &Client,
+        all: Vec<Sending>,
+    ) -> Result<Vec<Answer>, async_nats::PublishError> {
+        let count = all.len();
+        let wanted = u32::try_from(count.min(self.room_max)).unwrap_or(u32::MAX);
+        let _room = self.room.acquire_many(wanted).await.expect("the room for publishes is never closed");
+        let (told, answers) = oneshot::channel();
+        let first = lock(&self.waiting).begin(count, told);
+        let _forgotten = Forget { waiting: &self.waiting, first };
+        for (number, sending) in (first..).zip(all) {
+            let reply = format!("{}.{number}", self.inbox);
+            let Sending { subject, headers, body } = sending;
+            if headers.is_empty() {
+                client.publish_with_reply(subject, reply, body).await?;
+            } else {
+                client.publish_with_reply_and_headers(subject, reply, headers, body).await?;
+            }
+        }
+        match tokio::time::timeout(ANSWER_TIMEOUT, answers).await {
+            Ok(Ok(answers)) => Ok(answers),
+            // The connection is closed for good.
+            Ok(Err(_)) => Ok(vec![Answer::Unknown; count]),
+            Err(_) => Ok(lock(&self.waiting).end(first).unwrap_or_else(|| vec![Answer::Unknown; count])),
+        }
+    }
+}
+
+/// Takes a batch that nobody waits for any more out of the list.
+struct Forget<'a> {
+    waiting: &'a Mutex<Waiting>,
+    first: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        lock(self.waiting).batches.remove(&self.first);
+    }
+}
+
+impl Waiting {
+    fn begin(&mut self, count: usize, told: oneshot::Sender<Vec<Answer>>) -> u64 {
+        let first = self.next;
+        self.next += count as u64;
+        self.batches.insert(first, Batch { answers: vec![Answer::Unknown; count], missing: count, told });
+        first
+    }
+
+    fn take(&mut self, number: u64, answer: Answer) {
+        let Some((first, batch)) = self.batches.range_mut(..=number).next_back() else { return };
+        let (first, place) = (*first, usize::try_from(number - first).unwrap_or(usize::MAX));
+        let Some(place) = batch.answers.get_mut(place).filter(|place| **place == Answer::Unknown) else { return };
+        *place = answer;
+        batch.missing -= 1;
+        if batch.missing == 0
+            && let Some(batch) = self.batches.remove(&first)
+        {
+            // Who has stopped waiting need not be told.
+            let _gone = batch.told.send(batch.answers);
+        }
+    }
+
+    fn end(&mut self, first: u64) -> Option<Vec<Answer>> {
+        self.batches.remove(&first).map(|batch| batch.answers)
+    }
+
+    /// Nothing of what was sent will be answered: it went over another connection.
+    fn end_all(&mut self) {
+        for (_, batch) in std::mem::take(&mut self.batches) {
+            let _gone = batch.told.send(batch.answers);
+        }
+    }
+}
+
+async fn hear(mut acks: async_nats::Subscriber, waiting: Arc<Mutex<Waiting>>, mut connections: watch::Receiver<u64>) {
+    connections.mark_unchanged();
+    loop {
+        tokio::select! {
+            biased;
+            ack = acks.next() => match ack {
+                Some(ack) => take(&waiting, &ack),
+                None => break,
+            },
+            changed = connections.changed() => match changed {
+                Ok(()) => lock(&waiting).end_all(),
+                Err(_) => break,
+            },
+        }
+    }
+    lock(&waiting).end_all();
+}
+
+fn take(waiting: &Mutex<Waiting>, ack: &async_nats::Message) {
+    let number = ack.subject.rsplit('.').next().and_then(|number| number.parse().ok());
+    if let Some(number) = number {
+        lock(waiting).take(number, read(ack.status, &ack.payload));
+    }
+}
+
+#[derive(Deserialize)]
+struct PubAck {
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+    #[serde(default)]
+    error: Option<Refusal>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+fn read(status: Option<StatusCode>, body: &[u8]) -> Answer {
+    if status == Some(StatusCode::NO_RESPONDERS) {
+        return Answer::NoStream;
+    }
+    match serde_json::from_slice(body) {
+        Ok(PubAck { error: Some(Refusal { err_code, description }), .. }) => Answer::Refused(err_code, description),
+        Ok(PubAck { seq, duplicate: true, .. }) => Answer::Duplicate(seq),
+        Ok(PubAck { seq, .. }) if seq > 0 => Answer::Stored(seq),
+        // Whatever it is, it is no word on the publish.
+        Ok(_) | Err(_) => Answer::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_words_are_understood() {
+        let read = |body: &str| read(None, body.as_bytes());
+        assert_eq!(read(r#"{"stream":"S","seq":7}"#), Answer::Stored(7));
+        assert_eq!(read(r#"{"stream":"S","seq":7,"duplicate":true,"domain":"d"}"#), Answer::Duplicate(7));
+        let refused =
+            r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 1"},"stream":"S","seq":0}"#;
+        assert_eq!(read(refused), Answer::Refused(10_071, "wrong last sequence: 1".into()));
+        assert_eq!(read("{}"), Answer::Unknown);
+        assert_eq!(read("+OK"), Answer::Unknown);
+        assert_eq!(super::read(Some(StatusCode::NO_RESPONDERS), b""), Answer::NoStream);
+    }
+
+    #[test]
+    fn acks_find_their_batch_in_any_order_and_are_counted_once() {
+        let mut waiting = Waiting::default();
+        let (first, mut first_told) = oneshot::channel();
+        let (second, mut second_told) = oneshot::channel();
+        assert_eq!((waiting.begin(2, first), waiting.begin(2, second)), (0, 2));
+        waiting.take(3, Answer::Stored(4));
+        waiting.take(3, Answer::Stored(9));
+        waiting.take(0, Answer::Stored(1));
+        assert!(first_told.try_recv().is_err() && second_told.try_recv().is_err());
+        waiting.take(1, Answer::Duplicate(2));
+        waiting.take(2, Answer::Stored(3));
+        assert_eq!(first_told.try_recv(), Ok(vec![Answer::Stored(1), Answer::Duplicate(2)]));
+        assert_eq!(second_told.try_recv(), Ok(vec![Answer::Stored(3), Answer::Stored(4)]));
+        waiting.take(0, Answer::Stored(1));
+        waiting.take(77, Answer::Stored(1));
+        assert!(waiting.batches.is_empty());
+    }
+
+    #[test]
+    fn a_lost_connection_tells_what_was_answered_and_the_rest_is_unknown() {
+        let mut waiting = Waiting::default();
+        let (told, mut answers) = oneshot::channel();
+        waiting.begin(2, told);
+        waiting.take(1, Answer::Stored(4));
+        waiting.end_all();
+        assert_eq!(answers.try_recv(), Ok(vec![Answer::Unknown, Answer::Stored(4)]));
+    }
+}
