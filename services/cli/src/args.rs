@@ -6,7 +6,9 @@ mod queues;
 mod simulate;
 mod tasks;
 
-pub use bench::{Bench, BenchWhat, Clock, Loop, Pipeline, Schedule, Told};
+pub use bench::{
+    Backlog, Bench, BenchExecutor, BenchWhat, Clock, Durable, Idle, Loop, Pipeline, Scale, Schedule, Told,
+};
 pub use queues::{MaxWait, Queues, QueuesAction, QueuesSet, QueuesShow};
 pub use simulate::{Policies, Priorities, Simulate};
 pub use tasks::{Explain, Record, Tasks, TasksAction};

@@ -62,7 +62,7 @@ async fn command(args: &Args, output: &Output) -> Result<Exit, Failure> {
     match &args.command {
         Command::Dev(dev) => dev::run(dev).await,
         Command::Demo(demo) => demo::run(demo, output).await,
-        Command::Bench(bench) => bench::run(bench, output).await,
+        Command::Bench(bench) => bench::run(bench, &args.nats, output).await,
         Command::Submit(submit) => submit::run(&args.nats, submit, output).await,
         Command::Result(result) => result::run(&args.nats, result, output).await,
         Command::Watch(watch) => watch::run(&args.nats, watch, output).await,

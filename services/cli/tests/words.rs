@@ -46,6 +46,10 @@ fn a_bench_is_asked_for_what_can_be_measured() {
         let refused = parse(&format!("jetlane bench pipeline {words}")).expect_err(words);
         assert!(matches!(refused, ErrorKind::ValueValidation | ErrorKind::InvalidValue), "{words}: {refused}");
     }
+    assert_eq!(parse("jetlane bench idle --seconds 0").expect_err("no time"), ErrorKind::ValueValidation);
+    let Command::Bench(bench) = command("jetlane bench backlog") else { panic!("another command") };
+    let BenchWhat::Backlog(backlog) = bench.what else { panic!("another bench") };
+    assert_eq!(backlog.tasks, 1_000_000);
 }
 
 #[test]

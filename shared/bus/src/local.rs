@@ -5,10 +5,12 @@
 //! - `find`: where a binary can be found; `fetch`: how one is fetched into the cache
 //! - `server`: one server as a child process; `options`: what it is started with; `data`: its folder;
 //!   `ready`: when it can be used; `watchdog`: why it dies with its parent
+//! - `cluster`: servers that find each other
 //!
-//! For `jetlane dev`, tests and benches. Deliberately absent: clusters and accounts; they go
-//! through [`Options::config`].
+//! For `jetlane dev`, tests and benches. Deliberately absent: accounts; they go through
+//! [`Options::config`].
 
+mod cluster;
 mod data;
 mod fetch;
 mod find;
@@ -18,6 +20,7 @@ mod server;
 mod version;
 mod watchdog;
 
+pub use cluster::Cluster;
 pub use find::{find, installed};
 pub use options::{Options, SyncInterval};
 pub use server::Server;

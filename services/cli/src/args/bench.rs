@@ -26,8 +26,22 @@ pub enum BenchWhat {
     /// one at a time, and latency under an open loop, counted from the moment at which a task was meant
     /// to be sent. Fails where a task was lost or run twice, never on a time.
     Pipeline(Pipeline),
+    /// A backlog that is submitted while executors are off, then drained: rate and memory over time.
+    ///
+    /// Dispatcher, executor, callback service and server are processes of their own, so that the memory
+    /// of each is known. Fails where a task was lost or run twice, never on a time.
+    Backlog(Backlog),
     /// The policies on the wire: the simulator's arrivals as real tasks, beside its figures.
     Schedule(Schedule),
+    /// What the whole system costs while nothing is to be done: messages and processor time.
+    Idle(Idle),
+    /// More executors, more queues, larger bodies, another codec: what each does to the rate.
+    Scale(Scale),
+    /// One server and three, flushed at leisure and before each acknowledgement.
+    Durable(Durable),
+    /// The executor of a backlog, as a process of its own.
+    #[command(hide = true)]
+    Executor(BenchExecutor),
 }
 
 /// Where the figures go.
@@ -95,6 +109,70 @@ pub struct Pipeline {
     /// Where the figures go.
     #[command(flatten)]
     pub told: Told,
+}
+
+/// A backlog, drained.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Backlog {
+    /// Tasks that wait before the first is run.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub tasks: usize,
+    /// How tasks travel.
+    #[command(flatten)]
+    pub travel: Loop,
+    /// Where the figures go.
+    #[command(flatten)]
+    pub told: Told,
+}
+
+/// What nothing costs.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Idle {
+    /// How long is watched.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub seconds: u64,
+    /// Where the figures go.
+    #[command(flatten)]
+    pub told: Told,
+}
+
+/// What more of something does.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Scale {
+    /// No-op tasks of one run; fewer of large bodies.
+    #[arg(long, default_value_t = 50_000)]
+    pub tasks: usize,
+    /// The most tasks of one message; 1 for no bundles.
+    #[arg(long, default_value_t = 128, value_name = "TASKS", value_parser = clap::value_parser!(u16).range(1..=128))]
+    pub bundle: u16,
+    /// Where the figures go.
+    #[command(flatten)]
+    pub told: Told,
+}
+
+/// What durability costs.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Durable {
+    /// No-op tasks of one run.
+    #[arg(long, default_value_t = 10_000)]
+    pub tasks: usize,
+    /// How tasks travel.
+    #[command(flatten)]
+    pub travel: Loop,
+    /// Where the figures go.
+    #[command(flatten)]
+    pub told: Told,
+}
+
+/// The executor of a backlog.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BenchExecutor {
+    /// Slots.
+    #[arg(long)]
+    pub slots: usize,
+    /// Where it writes how often tasks were run, when it ends.
+    #[arg(long, value_name = "FILE")]
+    pub counts: PathBuf,
 }
 
 /// The policies on the wire.

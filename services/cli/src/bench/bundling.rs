@@ -24,6 +24,11 @@ impl BundleMax {
         client.bundle_at_most(self.0)
     }
 
+    /// The same for a dispatcher that is a process of its own.
+    pub(super) fn variables(self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
     /// The bundle of a bare loop with bodies of this length: as large as the pipeline's may be.
     pub(super) fn of_floor(self, body_bytes: usize) -> usize {
         self.0.min(BUNDLE_BYTES_MAX / body_bytes.max(1)).max(1)

@@ -15,7 +15,7 @@ const CHUNK: usize = 1 << 16;
 const CHUNKS: usize = 1 << 12;
 
 /// A task that does nothing.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, bincode::Encode, bincode::Decode)]
 pub(super) struct Noop {
     /// Which one it is.
     number: u32,
@@ -42,6 +42,20 @@ impl Noop {
     /// A task that is counted nowhere.
     pub(super) fn probe() -> Self {
         Self::new(u32::MAX, FRAME_BYTES)
+    }
+}
+
+/// The same, served by the executors of a second queue.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub(super) struct Elsewhere(pub(super) Noop);
+
+impl Task for Elsewhere {
+    const TYPE: &'static str = "bench.noop.elsewhere";
+    type Output = u32;
+
+    fn options() -> TaskOptions {
+        Noop::options()
     }
 }
 
@@ -85,6 +99,11 @@ pub(super) struct Counts {
 pub(super) async fn noop(task: Noop, State(runs): State<Runs>) -> Result<u32, TaskError> {
     runs.count(task.number);
     Ok(task.number)
+}
+
+/// The same on the second queue.
+pub(super) async fn elsewhere(Elsewhere(task): Elsewhere, runs: State<Runs>) -> Result<u32, TaskError> {
+    noop(task, runs).await
 }
 
 #[cfg(test)]

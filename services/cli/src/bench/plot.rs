@@ -15,6 +15,8 @@ const ROW_HEIGHT: u32 = 370;
 const COLUMNS: usize = 2;
 /// The most labels of an axis.
 const TICKS_MAX: usize = 9;
+/// An axis measures at least so much, so that nothing can be drawn, too.
+const SPAN_LEAST: f64 = 1e-6;
 const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(0x22, 0x26, 0x2c);
 const FAINT: RGBColor = RGBColor(0x6b, 0x72, 0x80);
@@ -108,7 +110,7 @@ fn chart<'a, 'b>(area: &'a Area<'b>, title: &str, left: u32, ends: [(f64, f64); 
 /// One bar each, with its value behind it.
 fn draw_bars(area: &Area<'_>, title: &str, bars: &[(String, f64)]) -> Result<(), Failure> {
     let rows = bars.len().max(1) as f64;
-    let most = bars.iter().map(|(_, value)| *value).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
+    let most = bars.iter().map(|(_, value)| *value).fold(0.0, f64::max).max(SPAN_LEAST);
     let across = Drawn { scale: Scale::Linear, least: 0.0, most: most * 1.2 };
     let mut chart = chart(area, title, 190, [(across.least, across.most), (0.0, rows)])?;
     for tick in across.ticks() {
@@ -185,8 +187,8 @@ struct Drawn {
 
 impl Drawn {
     fn over(scale: Scale, values: impl Iterator<Item = f64> + Clone) -> Self {
-        let shown = values.filter(|value| scale == Scale::Linear || *value > 0.0);
-        let most = shown.clone().fold(f64::MIN_POSITIVE, f64::max);
+        let shown = values.filter(|value| value.is_finite() && (scale == Scale::Linear || *value > 0.0));
+        let most = shown.clone().fold(SPAN_LEAST, f64::max);
         let least = shown.fold(most, f64::min) * 0.999;
         // Above the curves there is room for their names.
         match scale {

@@ -1,9 +1,10 @@
 //! The services of a bench in this process, each with a connection of its own.
 
+use super::bincoded;
 use super::bundling::BundleMax;
-use super::noop::{Noop, Runs, noop};
+use super::noop::{Noop, Runs, elsewhere, noop};
 use crate::output::{Exit, Failure};
-use jetlane::{Bus, Client, Connect, Executor, Submit};
+use jetlane::{Bus, Client, Connect, Executor, PayloadCodec, Submit};
 use jetlane_bus::floor::Shape;
 use jetlane_callback::Endpoints;
 use jetlane_dispatcher::Config;
@@ -18,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) const SLOTS: usize = 1_000;
 /// The queue of no-op tasks.
 pub(super) const QUEUE: &str = "bench";
+/// The second queue.
+const ELSEWHERE: &str = "bench-elsewhere";
 /// How long the services may take until a first task has gone all the way.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// The pause between two probes.
@@ -38,12 +41,15 @@ pub(super) struct Wanted {
     pub(super) callbacks: bool,
     /// Copies of every stream.
     pub(super) replicas: usize,
+    /// How bodies are written that executors read.
+    pub(super) codec: PayloadCodec,
 }
 
 impl Wanted {
     /// One of each, without the callback service.
     pub(super) fn plain(bundle: BundleMax) -> Self {
-        Self { bundle, executors: 1, callbacks: false, replicas: Shape::default().replicas }
+        let replicas = Shape::default().replicas;
+        Self { bundle, executors: 1, callbacks: false, replicas, codec: PayloadCodec::Json }
     }
 }
 
@@ -67,7 +73,7 @@ impl Services {
         wanted.bundle.apply_to_dispatcher(&mut config);
         let mut services = Self::start(url, config).await?;
         for _ in 0..wanted.executors {
-            services.serve_noop(QUEUE, runs).await?;
+            services.serve_noop(runs, wanted.codec).await?;
         }
         if wanted.callbacks {
             services.call_back().await?;
@@ -77,10 +83,20 @@ impl Services {
         Ok(services)
     }
 
-    /// Starts an executor of no-op tasks.
-    pub(super) async fn serve_noop(&mut self, queue: &str, runs: &Runs) -> Result<(), Failure> {
+    async fn serve_noop(&mut self, runs: &Runs, codec: PayloadCodec) -> Result<(), Failure> {
         let client = connect(&self.url, "bench-executor").await?;
-        self.serve(Executor::new(&client, queue).state(runs.clone()).slots(SLOTS).task(noop));
+        let executor = Executor::new(&client, QUEUE).state(runs.clone()).slots(SLOTS).task(noop);
+        self.serve(match codec {
+            PayloadCodec::Json => executor,
+            PayloadCodec::Bincode => bincoded::read_by(executor, runs),
+        });
+        Ok(())
+    }
+
+    /// Starts an executor of the second queue.
+    pub(super) async fn serve_elsewhere(&mut self, runs: &Runs) -> Result<(), Failure> {
+        let client = connect(&self.url, "bench-elsewhere").await?;
+        self.serve(Executor::new(&client, ELSEWHERE).state(runs.clone()).slots(SLOTS).task(elsewhere));
         Ok(())
     }
 

@@ -1,14 +1,14 @@
 //! The client whose results are awaited: as many tasks as it can, one at a time, or as a clock wants them.
 
 use super::bundling::BundleMax;
-use super::noop::{Noop, Runs};
+use super::noop::{Elsewhere, Noop, Runs};
 use super::once::{Faults, Stored};
 use super::pace::Pace;
 use super::services::connect;
 use crate::output::Failure;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use jetlane::{Client, TaskHandle};
+use jetlane::{Client, Submit, TaskHandle};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
@@ -20,6 +20,7 @@ pub(super) struct Submitter {
     client: Client,
     body_bytes: usize,
     next: u32,
+    queues: u32,
     pub(super) faults: Faults,
 }
 
@@ -34,7 +35,7 @@ pub(super) struct Paced {
 impl Submitter {
     pub(super) async fn connect(url: &str, bundle: BundleMax, body_bytes: usize) -> Result<Self, Failure> {
         let client = bundle.apply_to_client(connect(url, "bench-submitter").await?);
-        Ok(Self { client, body_bytes, next: 0, faults: Faults::default() })
+        Ok(Self { client, body_bytes, next: 0, queues: 1, faults: Faults::default() })
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -46,11 +47,29 @@ impl Submitter {
         let mut faults = self.faults;
         let now = Stored::read(self.client.bus()).await?;
         faults += before.compare(now, self.next.into(), self.faults.lost);
-        faults.duplicates += runs.counts().beyond_one;
+        let counts = runs.counts();
+        // A task that completed and was not run is none that was done.
+        faults.lost += u64::from(self.next).saturating_sub(faults.lost).saturating_sub(counts.tasks);
+        faults.duplicates += counts.beyond_one;
         Ok(faults)
     }
 
-    fn take(&mut self, tasks: usize) -> std::ops::Range<u32> {
+    pub(super) fn body_bytes(&self) -> usize {
+        self.body_bytes
+    }
+
+    /// From now on every other task goes to the second queue.
+    pub(super) fn use_both_queues(&mut self) {
+        self.queues = 2;
+    }
+
+    fn submit(&self, number: u32) -> Submit<u32> {
+        let noop = Noop::new(number, self.body_bytes);
+        if number.is_multiple_of(self.queues) { self.client.submit(noop) } else { self.client.submit(Elsewhere(noop)) }
+    }
+
+    /// The numbers of the next tasks.
+    pub(super) fn take(&mut self, tasks: usize) -> std::ops::Range<u32> {
         let first = self.next;
         self.next += u32::try_from(tasks).unwrap_or(u32::MAX - first);
         first..self.next
@@ -60,7 +79,7 @@ impl Submitter {
     pub(super) async fn throughput(&mut self, tasks: usize) -> Result<f64, Failure> {
         let numbers = self.take(tasks);
         let begun = Instant::now();
-        let submits = numbers.clone().map(|number| self.client.submit(Noop::new(number, self.body_bytes)));
+        let submits = numbers.clone().map(|number| self.submit(number));
         let mut handles = Vec::with_capacity(tasks);
         for handle in self.client.submit_all(submits).await {
             handles.push(handle?);
@@ -79,7 +98,7 @@ impl Submitter {
         let mut latencies = Vec::with_capacity(tasks);
         for number in self.take(tasks) {
             let begun = Instant::now();
-            let handle = self.client.submit(Noop::new(number, self.body_bytes)).await?;
+            let handle = self.submit(number).await?;
             handle.within(ROUND_WITHIN).await?;
             latencies.push(begun.elapsed());
         }

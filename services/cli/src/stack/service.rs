@@ -50,6 +50,11 @@ impl Service {
         self.name
     }
 
+    /// Its process id, while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Tells it to drain, without waiting.
     pub(crate) fn drain(&mut self) {
         drop(self.lifeline.take());

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// How long a start may take; a large store is read first.
-const READY_TIME_MAX: Duration = Duration::from_secs(30);
+pub(super) const READY_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long a graceful end may take before the server is killed.
 const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 /// How often a start is tried where the chosen port was taken in between.

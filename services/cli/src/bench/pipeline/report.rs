@@ -19,13 +19,21 @@ pub(super) struct Settings {
     pub(super) body_bytes: usize,
     pub(super) callbacks: bool,
     pub(super) open_loop_seconds: f64,
-    #[serde(skip)]
+    #[serde(serialize_with = "word")]
     pub(super) clock: Clock,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde wants")]
 fn tasks_a_message<S: Serializer>(bundle: &BundleMax, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(bundle.0 as u64)
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde wants")]
+fn word<S: Serializer>(clock: &Clock, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(match clock {
+        Clock::Poisson => "poisson",
+        Clock::Fixed => "fixed",
+    })
 }
 
 /// All figures. The names are a contract.
