@@ -6,6 +6,7 @@
 //! - `messages`: every form of a message
 //! - this file: JSON Schemas, the assembly of the AsyncAPI document, and the files as checked in
 
+mod channel;
 mod channels;
 mod headers;
 mod messages;
@@ -13,7 +14,8 @@ mod streams;
 
 use crate::question::{Answer, Question};
 use crate::{Callback, Completion, EstimateEntry, Failure, QueueEntry, ShardEntry, SharedEntry, TaskEvent, TypeEntry};
-use channels::{CHANNELS, Channel};
+use channel::Channel;
+use channels::CHANNELS;
 use messages::MESSAGES;
 use schemars::{JsonSchema, schema_for};
 use serde_json::{Map, Value, json};

@@ -1,27 +1,13 @@
 //! Every channel: its address, who sends, who receives, what. Addresses are built by [`crate::subject`]
 //! from sample names, which then give way to parameters.
 
+use super::channel::Channel;
 use super::streams::{ADVISORIES, DEAD, DONE, LANES, Reader, Sample, Storage, TASKS, TIME};
 use crate::TaskId;
 use crate::options::{Priority, Shard};
 use crate::subject::{self, LaneKind};
 use crate::token::{Fit, QueueName, TaskType, Tenant};
 use serde_json::{Value, json};
-
-/// A channel.
-pub(super) struct Channel {
-    /// Its name in the document.
-    pub(super) name: &'static str,
-    /// Its subject, with parameters.
-    pub(super) address: fn() -> String,
-    pub(super) title: &'static str,
-    pub(super) text: &'static str,
-    pub(super) messages: &'static [&'static str],
-    pub(super) senders: &'static [&'static str],
-    /// Empty where the server itself receives.
-    pub(super) receivers: &'static [&'static str],
-    pub(super) storage: Storage,
-}
 
 const ANYONE: &str = "any client";
 const SDK: &str = "sdk";

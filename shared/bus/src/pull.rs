@@ -23,7 +23,6 @@ const EXPIRY_GRACE: Duration = Duration::from_secs(5);
 pub const REFUSED_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a pull brought.
-#[expect(clippy::large_enum_variant, reason = "nearly all are deliveries, and a box would cost each an allocation")]
 #[derive(Debug)]
 pub enum Pulled {
     /// A message.

@@ -179,7 +179,9 @@ fn tell(mut waiters: Vec<Waiter>, completion: Completion) {
         // Who has stopped waiting need not be told.
         let _gone = waiter.told.send(completion.clone());
     }
-    let _gone = last.map(|waiter| waiter.told.send(completion));
+    if let Some(waiter) = last {
+        let _gone = waiter.told.send(completion);
+    }
 }
 
 /// Whether everybody is looked up, or only those who have waited long.

@@ -26,7 +26,7 @@ impl BundleMax {
 
     /// The same for a dispatcher that is a process of its own.
     pub(super) fn variables(self) -> Vec<(&'static str, String)> {
-        Vec::new()
+        vec![("JETLANE_DISPATCHER_BUNDLE_MAX", self.0.to_string())]
     }
 
     /// The bundle of a bare loop with bodies of this length: as large as the pipeline's may be.

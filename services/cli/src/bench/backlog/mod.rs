@@ -7,7 +7,7 @@ mod report;
 
 use super::bundling::BundleMax;
 use super::noop::{Counts, Noop};
-use super::once::{Faults, STRAGGLERS, Stored, completions};
+use super::once::{Faults, Heard, STRAGGLERS, Stored, completions};
 use super::processes::Processes;
 use super::report::tell;
 use super::services::{self, SLOTS, connect};
@@ -16,7 +16,6 @@ use crate::output::{Exit, Failure, Output, grouped};
 use crate::stack::start_server;
 use drain::Drain;
 use jetlane::{Client, TaskId};
-use jetlane_bus::Subscription;
 use jetlane_bus::floor::{Floor, Shape};
 use memory::{Memory, Sample};
 use report::{Bare, Report, Settings};
@@ -150,16 +149,18 @@ fn number_of(id: &TaskId) -> Option<u128> {
 }
 
 /// Hears completions until all that wait have completed or nothing comes any more.
-async fn hear(mut heard: Subscription, mut waiting: HashSet<u128>, begun: Instant) -> (Vec<Duration>, Faults) {
+async fn hear(mut heard: Heard, mut waiting: HashSet<u128>, begun: Instant) -> (Vec<Duration>, Faults) {
     let mut moments = Vec::with_capacity(waiting.len());
     let mut faults = Faults::default();
     while !waiting.is_empty() {
-        let Ok(Some(message)) = tokio::time::timeout(STALL, heard.next()).await else { break };
-        let id = jetlane_schemas::subject::parse_stored(&message.subject).and_then(|(_, id)| number_of(&id));
-        if id.is_some_and(|id| waiting.remove(&id)) {
-            moments.push(begun.elapsed());
-        } else {
-            faults.duplicates += 1;
+        let Ok(Some(ids)) = tokio::time::timeout(STALL, heard.next()).await else { break };
+        for id in ids {
+            let id = TaskId::new(id).ok().and_then(|id| number_of(&id));
+            if id.is_some_and(|id| waiting.remove(&id)) {
+                moments.push(begun.elapsed());
+            } else {
+                faults.duplicates += 1;
+            }
         }
     }
     faults.lost = waiting.len() as u64;

@@ -42,9 +42,8 @@ pub(super) async fn throughput(
     let mut faults = 0;
     let end = tokio::time::Instant::now() + ROUND_WITHIN;
     while !waiting.is_empty() {
-        let Ok(Some(message)) = tokio::time::timeout_at(end, heard.next()).await else { break };
-        let id = message.subject.rsplit('.').next().unwrap_or_default();
-        faults += u64::from(!waiting.remove(id));
+        let Ok(Some(ids)) = tokio::time::timeout_at(end, heard.next()).await else { break };
+        faults += ids.iter().map(|id| u64::from(!waiting.remove(id))).sum::<u64>();
     }
     let took = begun.elapsed();
     submit.await.map_err(|error| Failure::of(Exit::Error, &error))??;
