@@ -4,7 +4,7 @@
 use super::credit::{Ledger, Tally};
 use crate::registry::Registry;
 use jetlane_bus::pull::REFUSED_PAUSE;
-use jetlane_bus::{Bus, Delivery, Pulled, Puller};
+use jetlane_bus::{Bus, Delivery, Pulled};
 use jetlane_schemas::subject::{Lane, LaneKind, STREAM_LANES};
 use jetlane_schemas::{FitEntry, Priority, QueueName};
 use std::sync::Arc;
@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 /// How long a lane that could not be made waits for the next try.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// What was asked for is taken back when it is more than so many times what is wanted, and so many more.
-const OVER_ASKED_TIMES: usize = 2;
-const OVER_ASKED: usize = 8;
+/// The most messages that a lane is asked for at once. What was asked for cannot be taken back without
+/// losing what is on its way until its lease is over; and a message may carry more than there is room for
+/// by then, past executors that have some.
+const ASKED_MAX: usize = 64;
 
 /// A message that came from a lane of this fit.
 pub(crate) struct Arrival {
@@ -128,16 +129,10 @@ impl Pulling {
         loop {
             freed.mark_unchanged();
             // Room is counted in tasks and asked for in messages.
-            let wanted = self.tally.messages_of(self.ledger.wanted(&self.tally));
-            if puller.outstanding() > wanted * OVER_ASKED_TIMES + OVER_ASKED {
-                puller = match self.ask_anew(puller).await {
-                    Some(fresh) => fresh,
-                    None => return,
-                };
-            }
+            let wanted = self.tally.messages_of(self.ledger.wanted(&self.tally)).min(ASKED_MAX);
             let missing = wanted.saturating_sub(puller.outstanding());
             if missing > 0
-                && missing >= self.tally.messages_of(self.ledger.step(&self.tally))
+                && missing >= self.tally.messages_of(self.ledger.step(&self.tally)).min(ASKED_MAX / 2)
                 && let Err(error) = puller.ask(missing, None).await
             {
                 tracing::debug!(%error, "A pull was not sent.");
@@ -156,22 +151,6 @@ impl Pulling {
                 return;
             }
         }
-    }
-
-    /// Takes back what was asked for: messages have become larger, and more of them would come here than
-    /// there is room for, past executors that have some. `None` where it ends.
-    async fn ask_anew(&self, puller: Puller) -> Option<Puller> {
-        let fresh = match self.bus.puller(STREAM_LANES, &self.lane.consumer()).await {
-            Ok(fresh) => fresh,
-            Err(error) => {
-                tracing::debug!(%error, "Pulls could not be taken back; they end by themselves.");
-                return Some(puller);
-            }
-        };
-        for delivery in puller.end().await {
-            self.take(Pulled::Delivery(delivery)).await.ok()?;
-        }
-        Some(fresh)
     }
 
     async fn take(&self, pulled: Pulled) -> Result<(), ()> {
