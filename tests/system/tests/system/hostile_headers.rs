@@ -185,9 +185,14 @@ async fn comes_to_an_end(blocks: &[(&str, &[u8])], outcome: &str) {
     let bus = kit.client().bus();
     for (what, block) in blocks {
         eprintln!("{what}");
+        let last = async || {
+            let stream = outsider.jetstream.get_stream("JETLANE_TASKS").await.expect("the stream is there");
+            stream.cached_info().state.last_sequence
+        };
+        let before = last().await;
         outsider.publish_bytes(DOOR, block, br#"{"text":"x"}"#).await;
-        let stream = outsider.jetstream.get_stream("JETLANE_TASKS").await.expect("the stream is there");
-        let id = format!("s{}", stream.cached_info().state.last_sequence);
+        until("it is stored", async || last().await > before).await;
+        let id = format!("s{}", last().await);
         others_are_served(&kit).await;
         let done = outsider.completion(Echo::TYPE, &id).await;
         assert_eq!(header(&done, "ce-jetlaneoutcome"), outcome, "{what}");
