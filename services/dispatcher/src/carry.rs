@@ -8,7 +8,7 @@ use jetlane_core::Waited;
 use jetlane_schemas::frame::{self, FrameError};
 use jetlane_schemas::subject::{Lane, LaneKind};
 use jetlane_schemas::task::check_callbacks;
-use jetlane_schemas::{Completion, Failure, Headers, Micros, Outcome, TaskEvent};
+use jetlane_schemas::{Completion, Failure, Headers, Micros, Outcome, RunToken, TaskEvent};
 use tracing::Span;
 
 /// What a task waited for until it was dispatched, in microseconds.
@@ -130,6 +130,8 @@ pub(crate) async fn end(
     let now = clock::now();
     let mut completion = Completion::of(task, outcome, now).with_failure(failure);
     completion.wait_ms = now.ms_since(task.due_at.unwrap_or(task.submitted_at));
+    // A completion without one is read as a plain client's, whose callbacks nobody has stored.
+    completion.token = Some(RunToken::draw());
     if check_callbacks(&completion.callbacks).is_err() {
         // They are why it is refused, or came with it: nobody is to act on them, and no header may hold them.
         completion.callbacks.clear();

@@ -307,8 +307,11 @@ fn reconnect_pause(attempts: usize) -> Duration {
 
 pub(crate) fn headers_into(headers: &Headers) -> HeaderMap {
     let mut map = HeaderMap::new();
-    for (name, value) in headers.pairs() {
+    for (place, (name, value)) in headers.pairs().enumerate() {
+        // Most names stand there once: inserting hashes them once, appending twice.
+        let is_again = headers.pairs().take(place).any(|(earlier, _)| earlier == name);
         match name {
+            Cow::Borrowed(name) if !is_again => map.insert(HeaderName::from_static(name), value),
             Cow::Borrowed(name) => map.append(HeaderName::from_static(name), value),
             Cow::Owned(name) => map.append(name.as_str(), value),
         }

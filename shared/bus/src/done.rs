@@ -67,7 +67,8 @@ fn together(completions: &[&Completion]) -> usize {
 
 impl Bus {
     /// Stores a completion unless the task has one, and tells which it is: here, and to who waits for it.
-    /// What the completion triggers is stored too once this returns.
+    /// What the completion triggers is stored too once this returns, unless it has no token: then it counts as a
+    /// plain client's, whose callbacks the callback service finds in DONE.
     ///
     /// # Errors
     /// [`Error::Publish`], [`Error::Refused`], [`Error::Read`].
@@ -90,9 +91,11 @@ impl Bus {
         self.tell(all.iter().filter_map(|completed| completed.as_ref().ok()?.stored())).await;
         for completed in &mut all {
             let Ok(Completed::Won(done) | Completed::Lost(done)) = completed else { continue };
-            if !done.callbacks.is_empty()
-                && let Err(error) = self.trigger(done).await
-            {
+            // A plain client's, to which ours has lost: the callback service reads it from DONE.
+            if done.token.is_none() || done.callbacks.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.trigger(done).await {
                 *completed = Err(error);
             }
         }

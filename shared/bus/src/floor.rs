@@ -7,12 +7,15 @@ use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use futures::StreamExt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 /// Bytes of a body, unless stated.
 pub const BODY_BYTES: usize = 200;
+/// Batches of an open loop that a submitter has under way at once; what falls due meanwhile makes the next.
+pub const BATCHES_IN_FLIGHT: usize = 8;
 const EXPIRES: Duration = Duration::from_secs(5);
 const STREAMS: [(&str, &str); 3] =
     [("FLOOR_TASKS", "floor.task"), ("FLOOR_LANES", "floor.lane"), ("FLOOR_DONE", "floor.done.*")];
@@ -143,11 +146,12 @@ impl Floor {
         Ok(heard)
     }
 
-    /// Submits `tasks` tasks as they fall due, those that do so together in bundles: `due` tells which,
-    /// counted from 0. Returns the moment when the completion of each was heard.
-    pub async fn follow(&mut self, due: mpsc::Receiver<Range<usize>>, tasks: usize) -> Result<Vec<Instant>, Failed> {
-        let first = self.next(tasks).start;
-        let submit = tokio::spawn(submit_due(self.submitter.clone(), due, first, self.shape));
+    /// Submits `tasks` tasks as they fall due, those that do so together in bundles: `due` says how many have
+    /// so far. Returns the moment when the completion of each was heard.
+    pub async fn follow(&mut self, due: watch::Receiver<usize>, tasks: usize) -> Result<Vec<Instant>, Failed> {
+        let ids = self.next(tasks);
+        let first = ids.start;
+        let submit = tokio::spawn(submit_due(self.submitter.clone(), due, ids, self.shape));
         let mut heard = vec![None; tasks];
         for _ in 0..tasks {
             let message = self.done.next().await.ok_or("the connection was closed")?;
@@ -211,16 +215,26 @@ async fn submit_all(submitter: jetstream::Context, ids: Range<usize>, shape: Sha
     Ok(())
 }
 
-/// Submits what falls due, without waiting for what fell due before.
+/// Submits what falls due. With [`BATCHES_IN_FLIGHT`] under way the rest gathers, to go together.
 async fn submit_due(
     submitter: jetstream::Context,
-    mut due: mpsc::Receiver<Range<usize>>,
-    first: usize,
+    mut due: watch::Receiver<usize>,
+    ids: Range<usize>,
     shape: Shape,
 ) -> Result<(), Failed> {
+    let free = Arc::new(Semaphore::new(BATCHES_IN_FLIGHT));
     let mut under_way = JoinSet::new();
-    while let Some(tasks) = due.recv().await {
-        under_way.spawn(submit_all(submitter.clone(), first + tasks.start..first + tasks.end, shape));
+    let mut next = ids.start;
+    while next < ids.end {
+        let permit = Arc::clone(&free).acquire_owned().await?;
+        let end = ids.start + *due.wait_for(|due| ids.start + due > next).await?;
+        let (batch, submitter) = (next..end, submitter.clone());
+        under_way.spawn(async move {
+            let submitted = submit_all(submitter, batch, shape).await;
+            drop(permit);
+            submitted
+        });
+        next = end;
         while let Some(submitted) = under_way.try_join_next() {
             submitted??;
         }

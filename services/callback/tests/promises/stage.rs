@@ -8,7 +8,7 @@ use jetlane_bus::{Bus, Connect, Subscription};
 use jetlane_callback::{Counts, Endpoints, Settings, serve};
 use jetlane_schemas::header::REASON;
 use jetlane_schemas::{
-    Callback, Completion, Failure, Micros, Outcome, QueueName, TaskEvent, TaskId, TaskType, intake, subject,
+    Callback, Completion, Failure, Micros, Outcome, QueueName, RunToken, TaskEvent, TaskId, TaskType, intake, subject,
 };
 use jetlane_service::health::Health;
 use std::collections::BTreeMap;
@@ -94,6 +94,7 @@ pub(crate) fn completion(id: &str, outcome: Outcome, body: &[u8], callbacks: Vec
     task.callbacks = callbacks;
     let mut completion = Completion::of(&task, outcome, Micros(1_700_000_000_250_000));
     completion.attempt = 1;
+    completion.token = Some(RunToken::draw());
     if outcome == Outcome::Succeeded {
         completion.body = body.to_vec();
         return completion;

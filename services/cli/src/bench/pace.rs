@@ -3,15 +3,12 @@
 use crate::args::Clock;
 use crate::output::{Exit, Failure};
 use jetlane_simulator::Load;
-use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 
 /// The first task is meant to be sent so long after the start, when all is set up.
 const LEAD: Duration = Duration::from_millis(50);
-/// Batches that wait to be sent. Where they wait longer, tasks are sent late, and their latency says so.
-const BATCHES_MAX: usize = 1_024;
 
 /// When tasks fall due at this rate for so long, counted from the first.
 pub(super) fn schedule(clock: Clock, tasks_per_s: f64, seconds: f64, seed: u64) -> Result<Vec<Duration>, Failure> {
@@ -28,16 +25,16 @@ pub(super) fn schedule(clock: Clock, tasks_per_s: f64, seconds: f64, seed: u64) 
     }
 }
 
-/// A clock that runs: the moment from which times count, and which tasks have fallen due since the last word.
+/// A clock that runs: the moment from which times count, and how many tasks have fallen due since.
 pub(super) struct Pace {
     pub(super) begun: Instant,
-    pub(super) due: mpsc::Receiver<Range<usize>>,
+    pub(super) due: watch::Receiver<usize>,
 }
 
 impl Pace {
     /// Starts it on a thread of its own: the runtime's timers have steps of a millisecond.
     pub(super) fn start(schedule: &[Duration]) -> Self {
-        let (tell, due) = mpsc::channel(BATCHES_MAX);
+        let (tell, due) = watch::channel(0);
         let begun = Instant::now() + LEAD;
         let schedule = schedule.to_vec();
         // It ends with the schedule, or when nobody listens any more.
@@ -45,11 +42,10 @@ impl Pace {
             let mut told = 0;
             while let Some(next) = schedule.get(told) {
                 wait_until(begun + *next);
-                let end = told + due_by(&schedule[told..], begun.elapsed());
-                if tell.blocking_send(told..end).is_err() {
+                told += due_by(&schedule[told..], begun.elapsed());
+                if tell.send(told).is_err() {
                     return;
                 }
-                told = end;
             }
         });
         Self { begun, due }
@@ -103,15 +99,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_task_falls_due_once_and_never_early() {
+    async fn no_task_falls_due_early_and_none_is_left_out() {
         let schedule = schedule(Clock::Poisson, 20_000.0, 0.1, 3).expect("in range");
-        let mut pace = Pace::start(&schedule);
-        let mut next = 0;
-        while let Some(due) = pace.due.recv().await {
-            assert_eq!(due.start, next);
-            assert!(pace.begun.elapsed() >= schedule[due.end - 1], "early");
-            next = due.end;
+        let Pace { begun, mut due } = Pace::start(&schedule);
+        let mut told = 0;
+        while told < schedule.len() {
+            told = *due.wait_for(|due| *due > told).await.expect("more are to come");
+            assert!(begun.elapsed() >= schedule[told - 1], "early");
         }
-        assert_eq!(next, schedule.len());
     }
 }

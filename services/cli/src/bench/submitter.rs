@@ -5,11 +5,14 @@ use super::noop::{Elsewhere, Noop, Runs};
 use super::once::{Faults, Stored};
 use super::pace::Pace;
 use super::services::connect;
-use crate::output::Failure;
+use crate::output::{Exit, Failure};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use jetlane::{Client, Submit, TaskHandle};
+use jetlane_bus::floor::BATCHES_IN_FLIGHT;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 /// How long one round may take before what is missing counts as lost.
@@ -105,16 +108,21 @@ impl Submitter {
         Ok(latencies)
     }
 
-    /// Submits tasks when they fall due, those that do so together at once, and waits for no earlier one.
+    /// Submits tasks when they fall due and waits for no result. With [`BATCHES_IN_FLIGHT`] submissions under
+    /// way the rest gathers, to go together: its latency counts from when each was meant to be sent.
     pub(super) async fn follow(&mut self, schedule: &[Duration]) -> Result<Paced, Failure> {
-        let numbers = self.take(schedule.len());
+        let first = self.take(schedule.len()).start;
         let Pace { begun, mut due } = Pace::start(schedule);
+        let free = Arc::new(Semaphore::new(BATCHES_IN_FLIGHT));
         let mut under_way = JoinSet::new();
-        while let Some(batch) = due.recv().await {
-            let client = self.client.clone();
-            let body_bytes = self.body_bytes;
-            let due: Vec<_> = batch.map(|at| (numbers.start + at as u32, begun + schedule[at])).collect();
-            under_way.spawn(answers(client, due, body_bytes));
+        let mut next = 0;
+        while next < schedule.len() {
+            let permit = Arc::clone(&free).acquire_owned().await.map_err(|error| Failure::of(Exit::Error, &error))?;
+            let told = due.wait_for(|due| *due > next).await.map(|due| *due);
+            let end = told.map_err(|error| Failure::of(Exit::Error, &error))?;
+            let batch: Vec<_> = (next..end).map(|at| (first + at as u32, begun + schedule[at])).collect();
+            under_way.spawn(answers(self.client.clone(), batch, self.body_bytes, permit));
+            next = end;
         }
         let mut latencies = Vec::with_capacity(schedule.len());
         let mut took = Duration::ZERO;
@@ -130,9 +138,15 @@ impl Submitter {
 }
 
 /// Submits these tasks together; of each that was answered the latency, and when.
-async fn answers(client: Client, due: Vec<(u32, Instant)>, body_bytes: usize) -> Vec<(Duration, Instant)> {
+async fn answers(
+    client: Client,
+    due: Vec<(u32, Instant)>,
+    body_bytes: usize,
+    permit: OwnedSemaphorePermit,
+) -> Vec<(Duration, Instant)> {
     let submits: Vec<_> = due.iter().map(|(number, _)| client.submit(Noop::new(*number, body_bytes))).collect();
     let handles = client.submit_all(submits).await;
+    drop(permit);
     let end = tokio::time::Instant::now() + ROUND_WITHIN;
     let mut answers: FuturesUnordered<_> = due
         .into_iter()

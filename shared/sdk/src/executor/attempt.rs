@@ -8,6 +8,7 @@ use super::lanes::Job;
 use super::limit::Usual;
 use super::next_run::{self, Next};
 use super::note::Note;
+use super::pace::Pace;
 use super::running::Running;
 use super::service::{TaskReply, TaskRequest, TaskService};
 use super::spans;
@@ -15,6 +16,7 @@ use super::telling::Ran;
 use super::unbundle;
 use crate::task::{Kind, TaskError};
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use jetlane_bus::done::Completed;
 use jetlane_bus::{Bus, clock, trace};
 use jetlane_core::retry::{Answer, Backoff, Step, follow};
@@ -29,7 +31,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 /// A type that this executor does not serve (a rolling deploy) comes again after this long, so that it
 /// does not circle.
@@ -54,6 +56,8 @@ pub(crate) struct Serving {
     pub(crate) service: TaskService,
     /// How long its runs take.
     pub(crate) usual: Mutex<Usual>,
+    /// Whether they end at once.
+    pub(crate) pace: Pace,
 }
 
 /// A run under way.
@@ -61,25 +65,60 @@ struct Run<'a> {
     desk: &'a Desk,
     job: &'a Job,
     serving: &'a Serving,
+    facts: Facts,
+}
+
+/// What is known of a run when it begins.
+#[derive(Debug, Clone, Copy)]
+struct Facts {
     attempt: u32,
     retries: u32,
     token: RunToken,
     started_at: Micros,
+    /// Whether it may have completed before DONE's memory.
     late: bool,
+}
+
+/// What a handler answers.
+type Answered = Result<TaskReply, TaskError>;
+
+/// A run whose handler is at work.
+pub(crate) struct Begun {
+    facts: Facts,
+    ctx: Ctx,
+    span: Span,
+    started: Instant,
+    work: BoxFuture<'static, Answered>,
 }
 
 /// Runs a task and settles it; says what became of the handler. What cannot be settled is left to come
 /// again.
 pub(crate) async fn run(desk: &Desk, job: &Job) -> Ran {
     let mut ran = Ran::NOT;
-    match settle(desk, job, &mut ran).await {
+    let settled = settle(desk, job, &mut ran).await;
+    settled_by(job, settled).await;
+    ran
+}
+
+/// The same of a run whose handler is at work already.
+pub(crate) async fn go_on(desk: &Desk, job: &Job, begun: Begun) -> Ran {
+    let mut ran = Ran::NOT;
+    let settled = match desk.served.get(&job.task.task_type) {
+        Some(serving) => Run { desk, job, serving, facts: begun.facts }.go_on(begun, &mut ran).await,
+        None => Ok(()),
+    };
+    settled_by(job, settled).await;
+    ran
+}
+
+async fn settled_by(job: &Job, settled: Result<(), jetlane_bus::Error>) {
+    match settled {
         Ok(()) => job.parcel.settle_one().await,
         Err(error) => {
             tracing::warn!(task_id = %job.task.id, %error, cause = ?std::error::Error::source(&error), "A run could not be settled; the task comes again.");
             job.parcel.abandon();
         }
     }
-    ran
 }
 
 async fn settle(desk: &Desk, job: &Job, ran: &mut Ran) -> Result<(), jetlane_bus::Error> {
@@ -89,42 +128,36 @@ async fn settle(desk: &Desk, job: &Job, ran: &mut Ran) -> Result<(), jetlane_bus
         let next = Next::of(job).after(UNSERVED_DELAY).attempts(task.attempts);
         return Box::pin(next_run::store(desk, job, next)).await;
     };
-    let is_suspect = task.suspect || job.parcel.delivered > 1;
     // What most runs do not come to is not on their way: a future is as large as its largest part.
-    let late = if is_suspect { Box::pin(suspicion(desk, job)).await? } else { Suspicion::Run { late: false } };
+    let late = if job.is_suspect() { Box::pin(suspicion(desk, job)).await? } else { Suspicion::Run { late: false } };
     let Suspicion::Run { late } = late else { return Ok(()) };
     // Here and not before: a task waits for its slot, and then for what is looked up.
     if !job.parcel.lease.holds() {
         tracing::debug!(task_id = %task.id, "The lease of this run was over before it began; it runs elsewhere.");
         return Ok(());
     }
-    let delivered = u32::try_from(job.parcel.delivered).unwrap_or(u32::MAX);
-    let run = Run {
-        desk,
-        job,
-        serving,
-        attempt: task.attempts.saturating_add(delivered),
-        retries: task.retries.unwrap_or(serving.entry.retries),
-        token: RunToken::draw(),
-        started_at: clock::now(),
-        late,
-    };
-    // One that yielded had started.
-    let is_first = run.attempt == 1 && task.yields == 0;
-    if is_first && task.deadline.is_some_and(|deadline| run.started_at > deadline) {
-        let late = Failure::new("deadline", "had not started by its deadline");
-        return Box::pin(run.end(Outcome::Expired, late)).await;
+    let run = Run { desk, job, serving, facts: Facts::of(job, serving, late) };
+    if let Some((outcome, failure)) = run.never_begins() {
+        return Box::pin(run.end(outcome, failure)).await;
     }
-    if run.attempt > run.retries.saturating_add(1) {
-        // Every delivery so far ended with its executor.
-        let died = Failure::new("crashed", format!("its executor died in each of {} attempts", run.attempt - 1));
-        return Box::pin(run.end(Outcome::Failed, died)).await;
+    let begun = run.begin();
+    if job.is_suspect() {
+        Box::pin(run.find_place(&begun.ctx)).await;
     }
-    let ctx = Ctx::new(desk, job, run.attempt, run.retries.saturating_add(1));
-    desk.running.begin(&ctx);
-    let settled = run.attempt(ctx, ran).await;
-    desk.running.end(task);
-    settled
+    run.go_on(begun, ran).await
+}
+
+impl Facts {
+    fn of(job: &Job, serving: &Serving, late: bool) -> Self {
+        let delivered = u32::try_from(job.parcel.delivered).unwrap_or(u32::MAX);
+        Self {
+            attempt: job.task.attempts.saturating_add(delivered),
+            retries: job.task.retries.unwrap_or(serving.entry.retries),
+            token: RunToken::draw(),
+            started_at: clock::now(),
+            late,
+        }
+    }
 }
 
 enum Suspicion {
@@ -147,16 +180,47 @@ async fn suspicion(desk: &Desk, job: &Job) -> Result<Suspicion, jetlane_bus::Err
 }
 
 impl Run<'_> {
-    /// Runs the handler, within its time and with its panics caught, and settles what it answers.
-    async fn attempt(&self, ctx: Ctx, ran: &mut Ran) -> Result<(), jetlane_bus::Error> {
-        let span = spans::process(&self.job.task, self.attempt, self.started_at);
-        if self.job.task.suspect || self.job.parcel.delivered > 1 {
-            Box::pin(self.find_place(&ctx)).await;
+    /// Why the handler is not to run at all.
+    fn never_begins(&self) -> Option<(Outcome, Failure)> {
+        let (task, facts) = (&self.job.task, &self.facts);
+        // One that yielded had started.
+        let is_first = facts.attempt == 1 && task.yields == 0;
+        if is_first && task.deadline.is_some_and(|deadline| facts.started_at > deadline) {
+            return Some((Outcome::Expired, Failure::new("deadline", "had not started by its deadline")));
         }
+        if facts.attempt > facts.retries.saturating_add(1) {
+            // Every delivery so far ended with its executor.
+            let died = format!("its executor died in each of {} attempts", facts.attempt - 1);
+            return Some((Outcome::Failed, Failure::new("crashed", died)));
+        }
+        None
+    }
+
+    /// Sets the handler to work, with its panics caught.
+    fn begin(&self) -> Begun {
+        let ctx = Ctx::new(self.desk, self.job, self.facts.attempt, self.facts.retries.saturating_add(1));
+        let span = spans::process(&self.job.task, self.facts.attempt, self.facts.started_at);
         let request = TaskRequest { task: Arc::clone(&self.job.task), ctx: ctx.clone() };
-        let started = Instant::now();
-        let answered = self.answer(request).instrument(span.clone()).await;
-        *ran = self.ran(started.elapsed(), &answered);
+        let mut service = self.serving.service.clone();
+        let work = AssertUnwindSafe(async move { service.ready().await?.call(request).await }).catch_unwind();
+        let work = work.map(|ended| match ended {
+            Ok(answer) => answer,
+            Err(panic) => Err(TaskError::with_code(Kind::Retry { after: None }, "panic", panic_text(&*panic))),
+        });
+        Begun { facts: self.facts, ctx, span, started: Instant::now(), work: Box::pin(work) }
+    }
+
+    /// Waits for the handler, within its time, and settles what it answers.
+    async fn go_on(&self, begun: Begun, ran: &mut Ran) -> Result<(), jetlane_bus::Error> {
+        let Begun { ctx, span, started, work, .. } = begun;
+        self.desk.running.begin(&ctx);
+        let answered = self.answer(work, started).instrument(span.clone()).await;
+        let end = match &answered {
+            Ok(_) => RunEnd::Done,
+            Err(error) if error.is_yield() => RunEnd::Yielded,
+            Err(_) => RunEnd::Broken,
+        };
+        *ran = self.ran(started.elapsed(), end);
         match &answered {
             Ok(_) => {}
             Err(error) if error.is_yield() => trace::set_attribute(&span, "jetlane.yielded", true),
@@ -166,16 +230,14 @@ impl Run<'_> {
             }
         }
         let context = trace::context_of(&span);
-        self.settle(answered, &ctx, context).instrument(span).await
+        let settled = self.settle(answered, &ctx, context).instrument(span).await;
+        self.desk.running.end(&self.job.task);
+        settled
     }
 
     /// What became of the handler. Whole runs that succeeded tell how long the type takes.
-    fn ran(&self, took: Duration, answered: &Result<TaskReply, TaskError>) -> Ran {
-        let end = match answered {
-            Ok(_) => RunEnd::Done,
-            Err(error) if error.is_yield() => RunEnd::Yielded,
-            Err(_) => RunEnd::Broken,
-        };
+    fn ran(&self, took: Duration, end: RunEnd) -> Ran {
+        self.serving.pace.ran(took);
         if end == RunEnd::Done && self.job.task.yields == 0 {
             self.desk.governor.measure(&self.serving.usual, took);
         }
@@ -194,17 +256,12 @@ impl Run<'_> {
         }
     }
 
-    async fn answer(&self, request: TaskRequest) -> Result<TaskReply, TaskError> {
+    async fn answer(&self, work: BoxFuture<'static, Answered>, started: Instant) -> Answered {
         let timeout = Duration::from_millis(self.job.task.timeout_ms.unwrap_or(self.serving.entry.timeout_ms));
-        let mut service = self.serving.service.clone();
-        let work = AssertUnwindSafe(async move { service.ready().await?.call(request).await }).catch_unwind();
         tokio::select! {
             biased;
-            ended = work => match ended {
-                Ok(answer) => answer,
-                Err(panic) => Err(TaskError::with_code(Kind::Retry { after: None }, "panic", panic_text(&*panic))),
-            },
-            () = tokio::time::sleep(timeout) => {
+            answer = work => answer,
+            () = tokio::time::sleep(timeout.saturating_sub(started.elapsed())) => {
                 // A blocking handler goes on until it looks.
                 self.job.stop.cancel();
                 let text = format!("did not end within {} ms", timeout.as_millis());
@@ -215,7 +272,7 @@ impl Run<'_> {
 
     async fn settle(
         &self,
-        answered: Result<TaskReply, TaskError>,
+        answered: Answered,
         ctx: &Ctx,
         context: TraceContext,
     ) -> Result<(), jetlane_bus::Error> {
@@ -237,8 +294,8 @@ impl Run<'_> {
             base: Duration::from_millis(self.serving.entry.backoff_ms),
             max: Duration::from_millis(self.serving.entry.backoff_ms_max),
         };
-        let seed = u64::from(self.attempt) ^ hash(&self.job.task.id);
-        match follow(answer, self.attempt, self.retries, backoff, seed) {
+        let seed = u64::from(self.facts.attempt) ^ hash(&self.job.task.id);
+        match follow(answer, self.facts.attempt, self.facts.retries, backoff, seed) {
             Step::Retry { delay, attempts } => Box::pin(self.run_again(ctx, &error, delay, attempts)).await,
             Step::DeadLetter | Step::Complete => {
                 completion.outcome = if error.kind == Kind::Cancelled { Outcome::Cancelled } else { Outcome::Failed };
@@ -262,24 +319,25 @@ impl Run<'_> {
             tracing::debug!(%task_id, run = self.job.task.run, remaining = ?left_off.remaining, "The task yields.");
             next.one_more_yield()
         } else {
-            tracing::info!(%task_id, attempt = self.attempt, delay_ms = delay.as_millis() as u64, %error, "Attempt failed; it is retried.");
+            tracing::info!(%task_id, attempt = self.facts.attempt, delay_ms = delay.as_millis() as u64, %error, "Attempt failed; it is retried.");
             next
         };
         next_run::store(self.desk, self.job, next).await
     }
 
     async fn succeed(&self, mut completion: Completion, reply: TaskReply) -> Result<(), jetlane_bus::Error> {
-        let limit = self.desk.bus.body_bytes_max().min(BODY_BYTES_MAX);
-        if reply.output.len() > limit {
-            let text = format!(
-                "the output has {} bytes, the limit is {limit}: store it and return its place",
-                reply.output.len()
-            );
+        let (bytes, limit) = (reply.output.len(), self.output_bytes_max());
+        if bytes > limit {
+            let text = format!("the output has {bytes} bytes, the limit is {limit}: store it and return its place");
             completion.outcome = Outcome::Failed;
             return Box::pin(self.fail(completion, Failure::new("output", text))).await;
         }
         completion.body = reply.output;
         self.store(completion).await
+    }
+
+    fn output_bytes_max(&self) -> usize {
+        self.desk.bus.body_bytes_max().min(BODY_BYTES_MAX)
     }
 
     /// Ends the task before its handler ran.
@@ -295,23 +353,22 @@ impl Run<'_> {
         self.store(completion.with_failure(failure)).await
     }
 
-    /// The first completion that is stored wins; a failed one that won gets its dead letter.
     async fn store(&self, mut completion: Completion) -> Result<(), jetlane_bus::Error> {
-        let span = spans::complete(&completion);
-        let context = trace::context_of(&span);
-        if !context.is_empty() {
-            // What the completion triggers goes on from here.
-            completion.trace = context;
-        }
+        let span = complete_span(&mut completion);
         let begun = Instant::now();
-        let id = completion.id.clone();
         let stored = self.desk.completing.complete(completion).instrument(span).await?;
         self.desk.ledger.prefetch.stored(begun.elapsed());
+        self.stored(stored).await
+    }
+
+    /// The first completion that is stored wins; a failed one that won gets its dead letter.
+    async fn stored(&self, stored: Completed) -> Result<(), jetlane_bus::Error> {
+        let (id, attempt) = (&self.job.task.id, self.facts.attempt);
         match stored {
             Completed::Won(completion) if completion.outcome == Outcome::Failed => {
-                tracing::warn!(task_id = %completion.id, attempt = self.attempt, failure = %completion.failure().unwrap_or_default(), "Task failed.");
+                tracing::warn!(task_id = %id, attempt, failure = %completion.failure().unwrap_or_default(), "Task failed.");
                 let mut dead = TaskEvent::clone(&self.job.task);
-                dead.attempts = self.attempt;
+                dead.attempts = attempt;
                 Box::pin(self.desk.bus.bury(&dead, &completion)).await
             }
             Completed::Won(_) => Ok(()),
@@ -332,13 +389,23 @@ impl Run<'_> {
         let now = clock::now();
         let waited_from = task.due_at.unwrap_or(task.submitted_at);
         let mut completion = Completion::of(task, outcome, now);
-        completion.attempt = self.attempt;
-        completion.token = Some(self.token);
-        completion.wait_ms = self.started_at.ms_since(waited_from);
-        completion.run_ms = now.ms_since(self.started_at);
-        completion.late = self.late;
+        completion.attempt = self.facts.attempt;
+        completion.token = Some(self.facts.token);
+        completion.wait_ms = self.facts.started_at.ms_since(waited_from);
+        completion.run_ms = now.ms_since(self.facts.started_at);
+        completion.late = self.facts.late;
         completion
     }
+}
+
+/// The span of a completion; what the completion triggers goes on from there.
+fn complete_span(completion: &mut Completion) -> Span {
+    let span = spans::complete(completion);
+    let context = trace::context_of(&span);
+    if !context.is_empty() {
+        completion.trace = context;
+    }
+    span
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
@@ -355,6 +422,10 @@ fn hash(id: &TaskId) -> u64 {
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
+
+mod at_once;
+
+pub(crate) use at_once::{Look, look, may_end_at_once, settle_all};
 
 #[cfg(test)]
 mod tests;

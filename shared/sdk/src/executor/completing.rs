@@ -10,11 +10,11 @@ use tokio::task::AbortHandle;
 
 /// Completions that are stored together, at most.
 const TOGETHER_MAX: usize = 128;
-/// Batches under way at once: while one is answered the next are on their way.
-const UNDER_WAY_MAX: usize = 6;
-
-/// Completions that runs store themselves: idle, none takes the way through another task.
-const ALONE_MAX: usize = 2;
+/// Batches of the channel that are under way at once: while one is answered the next is on its way, and what
+/// ends meanwhile gathers.
+const UNDER_WAY_MAX: usize = 2;
+/// Batches that runs store themselves: idle, none takes the way through another task.
+const ALONE_MAX: usize = 1;
 
 /// Where runs bring their completions.
 pub(crate) struct Completing {
@@ -24,9 +24,11 @@ pub(crate) struct Completing {
     working: AbortHandle,
 }
 
+type Answers = Vec<Result<Completed, Error>>;
+
 struct Ending {
-    completion: Completion,
-    told: oneshot::Sender<Result<Completed, Error>>,
+    completions: Vec<Completion>,
+    told: oneshot::Sender<Answers>,
 }
 
 impl Drop for Completing {
@@ -48,26 +50,41 @@ impl Completing {
     /// # Errors
     /// As for [`Bus::complete`].
     pub(crate) async fn complete(&self, completion: Completion) -> Result<Completed, Error> {
-        let subject = || jetlane_schemas::subject::STREAM_DONE.to_owned();
-        let closed = || Error::Send { subject: subject(), source: "the executor ends".into() };
-        if let Ok(_alone) = self.alone.try_acquire() {
-            return self.bus.complete(completion).await;
-        }
-        let (told, answer) = oneshot::channel();
-        self.sender.send(Ending { completion, told }).await.map_err(|_| closed())?;
-        answer.await.map_err(|_| closed())?
+        let mut completed = self.complete_all(vec![completion]).await;
+        completed.pop().expect("one answer a completion")
     }
+
+    /// The same of several; the answers have the order of the completions.
+    pub(crate) async fn complete_all(&self, completions: Vec<Completion>) -> Answers {
+        if let Ok(_alone) = self.alone.try_acquire() {
+            return self.bus.complete_all(completions).await;
+        }
+        let count = completions.len();
+        let (told, answers) = oneshot::channel();
+        let sent = self.sender.send(Ending { completions, told }).await;
+        match (sent, answers.await) {
+            (Ok(()), Ok(answers)) => answers,
+            (Ok(()), Err(_)) | (Err(_), _) => (0..count).map(|_| Err(closed())).collect(),
+        }
+    }
+}
+
+fn closed() -> Error {
+    Error::Send { subject: jetlane_schemas::subject::STREAM_DONE.to_owned(), source: "the executor ends".into() }
 }
 
 async fn work(bus: Bus, mut endings: mpsc::Receiver<Ending>) {
     let mut under_way = FuturesUnordered::new();
     loop {
-        let mut batch = Vec::new();
         tokio::select! {
             Some(()) = under_way.next(), if !under_way.is_empty() => {}
-            taken = endings.recv_many(&mut batch, TOGETHER_MAX), if under_way.len() < UNDER_WAY_MAX => {
-                if taken == 0 {
-                    break;
+            first = endings.recv(), if under_way.len() < UNDER_WAY_MAX => {
+                let Some(first) = first else { break };
+                let mut count = first.completions.len();
+                let mut batch = vec![first];
+                while count < TOGETHER_MAX && let Ok(next) = endings.try_recv() {
+                    count += next.completions.len();
+                    batch.push(next);
                 }
                 under_way.push(store(&bus, batch));
             }
@@ -77,9 +94,15 @@ async fn work(bus: Bus, mut endings: mpsc::Receiver<Ending>) {
 }
 
 async fn store(bus: &Bus, batch: Vec<Ending>) {
-    let (completions, told): (Vec<_>, Vec<_>) = batch.into_iter().map(|e| (e.completion, e.told)).unzip();
-    for (completed, told) in bus.complete_all(completions).await.into_iter().zip(told) {
+    let mut completions = Vec::new();
+    let mut told = Vec::with_capacity(batch.len());
+    for ending in batch {
+        told.push((ending.completions.len(), ending.told));
+        completions.extend(ending.completions);
+    }
+    let mut answers = bus.complete_all(completions).await.into_iter();
+    for (count, told) in told {
         // A run that was halted meanwhile is settled by its next delivery.
-        let _halted = told.send(completed);
+        let _halted = told.send(answers.by_ref().take(count).collect());
     }
 }

@@ -1,22 +1,22 @@
 //! Where deliveries become running tasks: what runs, what waits for a slot, and what goes back because
 //! there is no room for it.
 
-use super::attempt::{self, Desk};
+use super::attempt::Desk;
 use super::lease::Holding;
 use super::next_run;
 use super::parcel::{Job, Parcel};
 use super::pulling::Arrival;
+use super::runs::Runs;
 use super::telling::Ran;
 use super::unbundle;
 use super::waiting::Waiting;
 use futures::future::join_all;
 use jetlane_schemas::frame;
-use jetlane_schemas::frame::RunEnd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// How long the handing back of runs that have not ended in time may take.
@@ -30,16 +30,14 @@ pub(crate) struct Counter {
     waiting: Waiting,
     /// Bundles that are taken apart.
     unbundling: JoinSet<()>,
-    runs: JoinSet<()>,
-    /// Ends the runs that have not ended in time.
-    halt: CancellationToken,
+    runs: Arc<Runs>,
 }
 
 impl Counter {
     pub(crate) fn new(desk: Desk, holding: Arc<Holding>, freed: Arc<watch::Sender<u64>>) -> Self {
-        let (waiting, unbundling) = (Waiting::default(), JoinSet::new());
-        let (runs, halt) = (JoinSet::new(), CancellationToken::new());
-        Self { desk: Arc::new(desk), holding, freed, waiting, unbundling, runs, halt }
+        let (waiting, unbundling, desk) = (Waiting::default(), JoinSet::new(), Arc::new(desk));
+        let runs = Arc::new(Runs::new(Arc::clone(&desk), Arc::clone(&freed)));
+        Self { desk, holding, freed, waiting, unbundling, runs }
     }
 
     /// Takes what arrives until it drains or nothing can arrive any more.
@@ -54,7 +52,7 @@ impl Counter {
             tokio::select! {
                 biased;
                 () = drain.cancelled() => break,
-                Some(_ended) = self.runs.join_next() => self.start_waiting(),
+                () = self.runs.slot_freed() => self.runs.start(&mut self.waiting),
                 Some(_ended) = self.unbundling.join_next() => {}
                 Ok(()) = limits.changed() => self.keep_to_the_limit().await,
                 arrival = inbox.recv() => match arrival {
@@ -80,16 +78,12 @@ impl Counter {
         }
         join_all(back.into_iter().map(|job| self.hand_back(job))).await;
         while let Ok(Some(_ended)) = timeout_at(end, self.unbundling.join_next()).await {}
-        while let Ok(Some(_ended)) = timeout_at(end, self.runs.join_next()).await {}
-        if !self.runs.is_empty() {
+        if !self.runs.ended_by(end).await {
             tracing::warn!(runs = self.runs.len(), "Handlers did not end in time; their tasks are handed back.");
-            self.halt.cancel();
-            let halted = async { while self.runs.join_next().await.is_some() {} };
-            if timeout(HALT_TIMEOUT, halted).await.is_err() {
+            if !self.runs.halt(HALT_TIMEOUT).await {
                 tracing::warn!("Not all could be handed back; they run again once their lease is over.");
             }
         }
-        self.runs.shutdown().await;
         // The last runs too: the leader learns from them, and stops counting on them.
         ledger.tell_all(bus, queue).await;
     }
@@ -102,12 +96,11 @@ impl Counter {
                 back.push(job);
             } else if place >= admitted.by_capacity {
                 back.push(self.displaced_by(job));
-            } else if self.runs.len() < self.desk.governor.limit() {
-                self.start(job);
             } else {
                 self.waiting.push(job);
             }
         }
+        self.runs.start(&mut self.waiting);
         join_all(back.into_iter().map(|job| self.hand_back(job))).await;
     }
 
@@ -152,49 +145,15 @@ impl Counter {
         (Parcel::open(delivery.ack, delivery.facts.delivered, tally, &self.holding, tasks), admitted)
     }
 
-    fn start_waiting(&mut self) {
-        while self.runs.len() < self.desk.governor.limit()
-            && let Some(job) = self.waiting.pop_first()
-        {
-            self.start(job);
-        }
-    }
-
     /// The limit is another one: what there is no more room for goes to executors that have some.
     async fn keep_to_the_limit(&mut self) {
-        self.start_waiting();
+        self.runs.start(&mut self.waiting);
         while self.runs.len() + self.waiting.len() > self.desk.ledger.capacity()
             && let Some(job) = self.waiting.pop_last()
         {
             self.hand_back(job).await;
         }
         self.freed.send_modify(|count| *count += 1);
-    }
-
-    fn start(&mut self, mut job: Job) {
-        let (desk, freed, halt) = (Arc::clone(&self.desk), Arc::clone(&self.freed), self.halt.clone());
-        self.runs.spawn(async move {
-            let started = Instant::now();
-            let ran = tokio::select! {
-                biased;
-                ran = attempt::run(&desk, &job) => Some(ran),
-                () = halt.cancelled() => None,
-            };
-            let ran = match ran {
-                Some(ran) => ran,
-                None => {
-                    Box::pin(next_run::halt(&desk, &mut job)).await;
-                    Ran { end: RunEnd::NotRun, took: started.elapsed() }
-                }
-            };
-            if ran.end == RunEnd::Done {
-                desk.ledger.prefetch.ran(ran.took);
-            }
-            desk.ledger.news.ended(&job.task, ran);
-            if desk.ledger.settle(&job.parcel.tally) {
-                freed.send_modify(|count| *count += 1);
-            }
-        });
     }
 
     async fn hand_back(&self, job: Job) {

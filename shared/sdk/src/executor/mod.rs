@@ -28,11 +28,13 @@ mod limit;
 mod means;
 mod next_run;
 mod note;
+mod pace;
 mod parcel;
 mod prefetch;
 mod pressure;
 mod pulling;
 mod running;
+mod runs;
 mod service;
 mod spans;
 mod telling;
@@ -287,7 +289,7 @@ impl<S: Clone + Send + Sync + 'static> Executor<S> {
         for offered in std::mem::take(&mut self.served) {
             let entry = announce::offered(&registry, &queue, &offered).await?;
             let service = self.wraps.iter().fold(offered.service, |inner, wrap| wrap(inner));
-            served.insert(offered.task_type, Serving { entry, service, usual: Mutex::default() });
+            served.insert(offered.task_type, Serving { entry, service, usual: Mutex::default(), pace: pace::Pace::default() });
         }
         let plan = lanes::Plan {
             bus,

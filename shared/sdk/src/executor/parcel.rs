@@ -28,6 +28,13 @@ pub(crate) struct Job {
     pub(crate) stop: CancellationToken,
 }
 
+impl Job {
+    /// Whether the task may have run before.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.task.suspect || self.parcel.delivered > 1
+    }
+}
+
 impl Parcel {
     /// The jobs of a message that was opened; its lease begins.
     pub(crate) fn open(

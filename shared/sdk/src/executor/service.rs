@@ -49,6 +49,6 @@ impl Service<TaskRequest> for TaskService {
     }
 
     fn call(&mut self, request: TaskRequest) -> Self::Future {
-        Box::pin(self.0.call(request))
+        self.0.call(request)
     }
 }

@@ -29,6 +29,22 @@ impl Waiting {
         Some(job)
     }
 
+    /// Those that start next, `most` at most: the first alone, unless it and those that follow are so.
+    pub(crate) fn pop_together(&mut self, most: usize, is_so: impl Fn(&Job) -> bool) -> Vec<Job> {
+        if most == 0 {
+            return Vec::new();
+        }
+        let mut jobs = Vec::from_iter(self.pop_first());
+        while jobs.len() < most
+            && jobs.last().is_some_and(&is_so)
+            && let Some(rank) = self.by_rank.iter().position(|jobs| !jobs.is_empty())
+            && self.by_rank[rank].front().is_some_and(&is_so)
+        {
+            jobs.extend(self.pop_first());
+        }
+        jobs
+    }
+
     /// The one that would start last.
     pub(crate) fn pop_last(&mut self) -> Option<Job> {
         let job = self.by_rank.iter_mut().rev().find_map(VecDeque::pop_back)?;

@@ -10,6 +10,7 @@ use jetlane::{Attempt, Callback, Executor, Outcome, Priority, State, Task, TaskE
 use jetlane_callback::endpoint::{EndpointSettings, SecretText};
 use jetlane_callback::signature::Secret;
 use jetlane_callback::{Counts, Endpoints, Settings};
+use jetlane_schemas::subject::callback_consumer;
 use jetlane_service::health::Health;
 use jetlane_testkit::{Kit, soon};
 use schemars::JsonSchema;
@@ -101,7 +102,7 @@ fn to(subject: &str) -> Callback {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subject_receives_the_completion_with_all_that_tells_what_it_is_of() {
     let rig = Rig::start(None).await;
-    let mut billing = rig.outsider.client.subscribe("billing.done").await.expect("listens");
+    let mut billing = rig.outsider.listen("billing.done").await;
     let submit = rig.kit.client().submit(echoing("hello")).callback(to("billing.done")).tenant("acme");
     let handle = submit.await.expect("accepted");
     let message = soon(billing.next()).await.expect("a callback");
@@ -117,7 +118,7 @@ async fn a_subject_receives_the_completion_with_all_that_tells_what_it_is_of() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follow_up_receives_the_output_the_priority_and_the_id_of_its_parent() {
     let rig = Rig::start(None).await;
-    let mut chained = rig.outsider.client.subscribe("chain.done").await.expect("listens");
+    let mut chained = rig.outsider.listen("chain.done").await;
     let next = Callback::Task {
         task_type: Followed::TYPE.parse().expect("valid"),
         priority: None,
@@ -156,7 +157,7 @@ async fn a_webhook_is_signed_and_comes_again_under_the_same_id_when_the_receiver
 async fn a_failed_task_is_told_of_and_has_no_follow_up() {
     let mut receiver = Receiver::start(&[]).await;
     let rig = Rig::start(Some(&receiver.url)).await;
-    let mut told = rig.outsider.client.subscribe("told").await.expect("listens");
+    let mut told = rig.outsider.listen("told").await;
     let submit = rig.kit.client().submit(failing()).then::<Followed>().webhook("hook").callback(to("told"));
     let parent = submit.await.expect("accepted").id().clone();
     let body = rig.verified(&receiver.next().await);
@@ -175,7 +176,7 @@ async fn a_failed_task_is_told_of_and_has_no_follow_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rejected_a_cancelled_and_an_expired_task_are_told_of() {
     let rig = Rig::start(None).await;
-    let mut told = rig.outsider.client.subscribe("told.*").await.expect("listens");
+    let mut told = rig.outsider.listen("told.*").await;
     let bad = rig.kit.client().submit_json(Echo::TYPE, b"{}".to_vec()).callback(to("told.rejected"));
     bad.await.expect("accepted");
     let past = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
@@ -220,7 +221,7 @@ async fn a_callback_that_can_never_be_delivered_is_kept_with_the_reason() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_completion_of_anybodys_with_a_hostile_target_reaches_nobody() {
     let rig = Rig::start(None).await;
-    let mut tasks = rig.outsider.client.subscribe("jetlane.submit.>").await.expect("listens");
+    let mut tasks = rig.outsider.listen("jetlane.submit.>").await;
     let hostile = r#"[{"kind":"subject","subject":"jetlane.submit.test.echo"}]"#;
     // As if such a client had been given tasks of the type.
     let registry = rig.kit.client().bus().bucket("jetlane_registry").await.expect("there");
@@ -269,7 +270,7 @@ async fn a_task_that_a_client_without_an_sdk_ran_is_called_back_and_its_submitte
     rig.outsider.announce("test.plain", r#"{"queue":"plain"}"#).await;
     announced(&rig.kit, "test.plain").await;
     let lane = rig.outsider.lane("plain").await;
-    let mut told = rig.outsider.client.subscribe("told.plain").await.expect("listens");
+    let mut told = rig.outsider.listen("told.plain").await;
     let submit = rig.kit.client().submit_json("test.plain", b"1".to_vec()).callback(to("told.plain"));
     let handle = submit.await.expect("accepted");
     let task = soon(async {
@@ -290,4 +291,23 @@ async fn a_task_that_a_client_without_an_sdk_ran_is_called_back_and_its_submitte
     let message = soon(told.next()).await.expect("a callback");
     assert_eq!(&message.payload[..], b"2");
     until("the callback is delivered", async || rig.counts.delivered() == 1).await;
+
+    // One that such a client never saw is stored and called back by the dispatcher; its completion is read, too.
+    let past = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
+    let expiring = rig.kit.client().submit_json("test.plain", b"3".to_vec()).deadline(past);
+    expiring.callback(to("told.plain")).await.expect("accepted");
+    let message = soon(told.next()).await.expect("a callback");
+    assert_eq!(message.headers.expect("headers").get("ce-jetlaneoutcome").map(|v| v.as_str()), Some("expired"));
+    let bus = rig.kit.client().bus();
+    let plain = callback_consumer(&"test.plain".parse().expect("valid"));
+    until("both streams are read", async || {
+        let mut open = 0;
+        for (stream, consumer) in [("JETLANE_DONE", plain.as_str()), ("JETLANE_TIME", "callback")] {
+            let backlog = bus.backlog(stream, consumer).await.expect("reads").expect("a consumer");
+            open += backlog.pending + backlog.unanswered;
+        }
+        open == 0
+    })
+    .await;
+    assert_eq!(rig.counts.delivered(), 2, "each once");
 }

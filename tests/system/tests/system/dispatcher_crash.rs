@@ -60,7 +60,7 @@ impl Rig {
         });
         self.serve(16).await;
         let outsider = Outsider::connect(&self.server.url()).await;
-        let mut stored = outsider.client.subscribe("jetlane.stored.>").await.expect("listens");
+        let mut stored = outsider.listen("jetlane.stored.>").await;
         self.bench.gate.0.add_permits(2 * tasks);
         let submits = (0..tasks).map(|number| self.client.submit(Gated { text: number.to_string() }));
         let handles = self.client.submit_all(submits.collect::<Vec<_>>()).await;

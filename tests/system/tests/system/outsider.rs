@@ -24,6 +24,22 @@ impl Outsider {
         Self { jetstream: jetstream::new(client.clone()), client, url: url.to_owned() }
     }
 
+    /// Hears a subject from now on: the server, which reads what a connection sends in order, has answered what was
+    /// sent after the subscription. A flush alone says only that the socket took it.
+    pub(crate) async fn listen(&self, subject: impl Into<String>) -> async_nats::Subscriber {
+        let heard = self.client.subscribe(subject.into()).await.expect("listens");
+        self.round_trip().await;
+        heard
+    }
+
+    /// Waits until what the server had for this connection before is here.
+    pub(crate) async fn round_trip(&self) {
+        let inbox = self.client.new_inbox();
+        let mut echo = self.client.subscribe(inbox.clone()).await.expect("listens");
+        self.client.publish(inbox, Bytes::new()).await.expect("sent");
+        soon(echo.next()).await.expect("the server answers");
+    }
+
     /// Publishes and waits until it is stored; its sequence, and whether it had been stored before.
     pub(crate) async fn publish(&self, subject: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> (u64, bool) {
         let mut map = HeaderMap::new();

@@ -217,8 +217,7 @@ async fn many_submissions_go_in_few_messages_and_each_is_a_task_of_its_own() {
     kit.serve(Executor::new(kit.client(), "tests").slots(64).task(echo));
     announced(&kit, Echo::TYPE).await;
     let outsider = Outsider::connect(&kit.url()).await;
-    let mut published = outsider.client.subscribe("jetlane.task.>").await.expect("listens");
-    outsider.client.flush().await.expect("flushed");
+    let mut published = outsider.listen("jetlane.task.>").await;
     let text = |number: usize| Echo { text: number.to_string() };
     let mut submits: Vec<_> = (0..600).map(|number| kit.client().submit(text(number))).collect();
     // One that is no good is told by itself; a key's message id is made of the key, so it goes alone.
@@ -249,8 +248,7 @@ async fn bundles_of_submissions_can_be_turned_off() {
     kit.serve(Executor::new(kit.client(), "tests").task(echo));
     announced(&kit, Echo::TYPE).await;
     let outsider = Outsider::connect(&kit.url()).await;
-    let mut published = outsider.client.subscribe("jetlane.task.>").await.expect("listens");
-    outsider.client.flush().await.expect("flushed");
+    let mut published = outsider.listen("jetlane.task.>").await;
     let client = kit.client().clone().bundle_at_most(1);
     let handles = client.submit_all((0..20).map(|n: u32| client.submit(Echo { text: n.to_string() }))).await;
     for handle in handles {

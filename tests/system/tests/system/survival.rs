@@ -112,7 +112,7 @@ async fn an_executor_that_slept_past_its_lease_changes_nothing() {
     process.says("began 0 1").await;
     let handle = handles.pop().expect("one was submitted");
     // Hears what is published, whether it is stored or not.
-    let mut published = outsider.client.subscribe(format!("jetlane.done.{}.*", Held::TYPE)).await.expect("listens");
+    let mut published = outsider.listen(format!("jetlane.done.{}.*", Held::TYPE)).await;
     process.signal(Signal::STOP);
     kit.serve(Executor::new(kit.client(), "tests").task(held));
     let id = handle.id().clone();

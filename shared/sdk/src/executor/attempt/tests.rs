@@ -52,7 +52,7 @@ fn serving(begun: Arc<Mutex<Vec<Ctx>>>, does: Does) -> Serving {
         }
     });
     let entry = TypeEntry::new(QueueName::default_queue());
-    Serving { entry, service: TaskService::new(service), usual: Mutex::default() }
+    Serving { entry, service: TaskService::new(service), usual: Mutex::default(), pace: Pace::default() }
 }
 
 impl Stage {

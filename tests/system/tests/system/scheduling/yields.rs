@@ -105,7 +105,7 @@ const SHORT: Duration = Duration::from_millis(10);
 async fn a_long_task_yields_to_a_short_one_and_goes_on_from_its_place_on_another_executor() {
     let library = Library::open().await;
     let outsider = Outsider::connect(&library.kit.url()).await;
-    let mut completions = outsider.client.subscribe(format!("jetlane.done.{}.*", Book::TYPE)).await.expect("listens");
+    let mut completions = outsider.listen(format!("jetlane.done.{}.*", Book::TYPE)).await;
     let here = library.desk(1).await;
     let mut long = library.book().await.expect("accepted");
     here.begun(1).await;
@@ -123,7 +123,7 @@ async fn a_long_task_yields_to_a_short_one_and_goes_on_from_its_place_on_another
     here.gate.0.add_permits(1);
     assert_eq!(soon(short.into_future()).await.expect("succeeds"), "short");
     drained(library.kit.client().bus(), &[]).await;
-    outsider.client.flush().await.expect("connected");
+    outsider.round_trip().await;
     let mut count = 0;
     while completions.next().now_or_never().is_some() {
         count += 1;

@@ -1,0 +1,103 @@
+//! Runs that are expected to end at the first poll of their handler: nothing is woken for them, and the
+//! completions of several are stored together.
+
+use super::{Answered, Begun, Completed, Desk, Facts, Job, Run, complete_span, settled_by};
+use crate::executor::telling::Ran;
+use jetlane_bus::trace;
+use jetlane_schemas::frame::RunEnd;
+use jetlane_schemas::{Completion, Outcome};
+use std::task::Poll;
+use tokio::time::Instant;
+use tracing::Span;
+
+/// What became of a run at the first poll of its handler.
+pub(crate) enum Look {
+    /// It has succeeded.
+    Ended(Box<Done>),
+    /// Its handler is at work, or has answered otherwise.
+    Open(Box<Begun>),
+    /// It is not as simple as that.
+    NotBegun,
+}
+
+/// A run that has succeeded.
+pub(crate) struct Done {
+    facts: Facts,
+    ran: Ran,
+    completion: Completion,
+    /// Its span and that of its completion, which end when that is stored.
+    spans: [Span; 2],
+}
+
+/// Whether the first run of this task can be looked at so, and is expected to end at once.
+pub(crate) fn may_end_at_once(desk: &Desk, job: &Job) -> bool {
+    !job.is_suspect() && desk.served.get(&job.task.task_type).is_some_and(|serving| serving.pace.ends_at_once())
+}
+
+/// Begins a run and polls its handler once.
+pub(crate) async fn look(desk: &Desk, job: &Job) -> Look {
+    let Some(serving) = desk.served.get(&job.task.task_type) else { return Look::NotBegun };
+    if !job.parcel.lease.holds() {
+        return Look::NotBegun;
+    }
+    let run = Run { desk, job, serving, facts: Facts::of(job, serving, false) };
+    if run.never_begins().is_some() {
+        return Look::NotBegun;
+    }
+    let mut begun = run.begin();
+    let answered = std::future::poll_fn(|cx| {
+        let _entered = begun.span.enter();
+        Poll::Ready(begun.work.as_mut().poll(cx))
+    });
+    match answered.await {
+        Poll::Pending => Look::Open(Box::new(begun)),
+        Poll::Ready(answered) => run.at_once(begun, answered),
+    }
+}
+
+impl Run<'_> {
+    /// A success is complete; all else is settled by the way of every run.
+    fn at_once(&self, begun: Begun, answered: Answered) -> Look {
+        let reply = match answered {
+            Ok(reply) if reply.output.len() <= self.output_bytes_max() => reply,
+            other => return Look::Open(Box::new(Begun { work: Box::pin(std::future::ready(other)), ..begun })),
+        };
+        let ran = self.ran(begun.started.elapsed(), RunEnd::Done);
+        let mut completion = self.completion(Outcome::Succeeded);
+        completion.body = reply.output;
+        let context = trace::context_of(&begun.span);
+        if !context.is_empty() {
+            completion.trace = context;
+        }
+        let complete = begun.span.in_scope(|| complete_span(&mut completion));
+        Look::Ended(Box::new(Done { facts: begun.facts, ran, completion, spans: [complete, begun.span] }))
+    }
+}
+
+/// Stores the completions of runs that have succeeded, together, and settles each; what became of their
+/// handlers.
+pub(crate) async fn settle_all(desk: &Desk, ended: Vec<(Job, Done)>) -> Vec<(Job, Ran)> {
+    let (mut settling, mut completions) = (Vec::with_capacity(ended.len()), Vec::with_capacity(ended.len()));
+    for (job, Done { facts, ran, completion, spans }) in ended {
+        completions.push(completion);
+        settling.push((job, facts, ran, spans));
+    }
+    let begun = Instant::now();
+    let stored = desk.completing.complete_all(completions).await;
+    desk.ledger.prefetch.stored(begun.elapsed());
+    let mut over = Vec::with_capacity(stored.len());
+    for ((job, facts, ran, spans), stored) in settling.into_iter().zip(stored) {
+        drop(spans);
+        let settled = match (stored, desk.served.get(&job.task.task_type)) {
+            (Ok(Completed::Won(_)), _) | (Ok(_), None) => Ok(()),
+            (Ok(stored), Some(serving)) => {
+                let run = Run { desk, job: &job, serving, facts };
+                Box::pin(run.stored(stored)).await
+            }
+            (Err(error), _) => Err(error),
+        };
+        settled_by(&job, settled).await;
+        over.push((job, ran));
+    }
+    over
+}
