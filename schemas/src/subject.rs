@@ -163,6 +163,28 @@ pub fn parse_told(subject: &str) -> Option<TaskType> {
     subject.strip_prefix("jetlane.told.").and_then(|task_type| TaskType::read(task_type).ok())
 }
 
+/// `jetlane.told.<type>.@.<connection>.<number>`: where the server acks a completion that is stored alone. The
+/// executor hears it there, and the submitter at the same moment.
+pub fn acked(task_type: &TaskType, connection: &str, number: impl std::fmt::Display) -> String {
+    format!("jetlane.told.{task_type}.@.{connection}.{number}")
+}
+
+/// `jetlane.told.<type>.@.<connection>.<number>.told`: the same completion, told before it is stored. Whoever
+/// hears it believes it once the ack has come, too.
+pub fn told_ahead(task_type: &TaskType, connection: &str, number: impl std::fmt::Display) -> String {
+    format!("jetlane.told.{task_type}.@.{connection}.{number}.told")
+}
+
+/// Where the ack of a completion comes that was told ahead under this subject; `None` where it is no such.
+pub fn parse_told_ahead(subject: &str) -> Option<&str> {
+    subject.strip_suffix(".told").filter(|acked| acked.contains(".@."))
+}
+
+/// All of both, of a type.
+pub fn told_alone(task_type: &TaskType) -> String {
+    format!("jetlane.told.{task_type}.@.>")
+}
+
 /// All that is told of completions.
 pub const TOLD_ALL: &str = "jetlane.told.>";
 

@@ -73,6 +73,7 @@ pub(crate) struct Leader {
     sources: Sources,
     flows: Flows,
     works: FuturesUnordered<BoxFuture<'static, Carried>>,
+    bundles: Bundles,
     /// Publishes to lanes whose outcome is not known.
     on_the_way: usize,
     /// Messages whose tasks are all settled, to be acknowledged at the end of this turn.
@@ -201,7 +202,7 @@ impl Leader {
     /// Carries out decisions for as long as there are any and not too many are under way.
     fn decide(&mut self) {
         let now = clock::now();
-        let mut bundles = Bundles::default();
+        let mut bundles = std::mem::take(&mut self.bundles);
         while self.works.len() + bundles.len() < WORKS_MAX {
             match self.core.next(now) {
                 None => break,
@@ -212,13 +213,14 @@ impl Leader {
                 Some(Decision::Pull { flow, messages, bytes }) => self.flows.ask(flow, messages, bytes),
             }
         }
-        self.send_all(bundles);
+        self.send_due(&mut bundles);
+        self.bundles = bundles;
     }
 
     async fn acknowledge(&mut self) -> Result<(), Error> {
         for ack in self.acks.drain(..) {
             // Sent, not confirmed: a message whose ack is lost comes again and is recognised.
-            ack.settle().await.map_err(|_closed| Error::Closed)?;
+            ack.settle_soon().await.map_err(|_closed| Error::Closed)?;
         }
         Ok(())
     }
@@ -248,6 +250,7 @@ impl Leader {
     /// Stops reading, finishes what is being stored and gives back the rest.
     async fn drain(&mut self) -> Result<(), Error> {
         self.flows.close_all();
+        self.send_all();
         let end = Instant::now() + DRAIN_TIMEOUT;
         while let Ok(Some(carried)) = tokio::time::timeout_at(end, self.works.next()).await {
             self.carried(carried);

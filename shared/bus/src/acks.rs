@@ -5,11 +5,12 @@ use crate::connection::ANSWER_TIMEOUT;
 use async_nats::{Client, HeaderMap, StatusCode};
 use bytes::Bytes;
 use futures::StreamExt;
+use jetlane_schemas::{TaskType, subject};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{Semaphore, oneshot, watch};
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 
 /// What the server said to one publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,13 +42,11 @@ pub(crate) struct Acks {
     waiting: Arc<Mutex<Waiting>>,
     room: Semaphore,
     room_max: usize,
-    hearing: AbortHandle,
-}
-
-impl Drop for Acks {
-    fn drop(&mut self) {
-        self.hearing.abort();
-    }
+    connections: watch::Receiver<u64>,
+    hearing: Mutex<JoinSet<()>>,
+    /// The name of this connection where acks are heard by others too, and the types of which it hears them.
+    name: String,
+    shared: tokio::sync::Mutex<HashSet<TaskType>>,
 }
 
 /// The batches that wait, by the number of their first publish.
@@ -81,8 +80,12 @@ impl Acks {
         let inbox = client.new_inbox();
         let subscriber = client.subscribe(format!("{inbox}.*")).await?;
         let waiting = Arc::<Mutex<Waiting>>::default();
-        let hearing = tokio::spawn(hear(subscriber, Arc::clone(&waiting), connections)).abort_handle();
-        Ok(Self { inbox, waiting, room: Semaphore::new(room), room_max: room, hearing })
+        let mut hearing = JoinSet::new();
+        hearing.spawn(hear(subscriber, Arc::clone(&waiting), connections.clone()));
+        let hearing = Mutex::new(hearing);
+        let name = inbox.rsplit('.').next().unwrap_or_default().to_owned();
+        let (room, room_max) = (Semaphore::new(room), room);
+        Ok(Self { inbox, waiting, room, room_max, connections, hearing, name, shared: tokio::sync::Mutex::default() })
     }
 
     /// Sends all of these, and waits until each is answered or nothing more is to be expected. The
@@ -118,6 +121,51 @@ impl Acks {
             Err(_) => Ok(lock(&self.waiting).end(first).unwrap_or_else(|| vec![Answer::Unknown; count])),
         }
     }
+}
+
+impl Acks {
+    /// Sends one completion whose ack its submitters hear too, and before it what they are told once they have.
+    ///
+    /// # Errors
+    /// As for [`Acks::publish`].
+    pub(crate) async fn publish_told(
+        &self,
+        client: &Client,
+        task_type: &TaskType,
+        told: Bytes,
+        sending: Sending,
+    ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
+        self.share(client, task_type).await?;
+        let _room = self.room.acquire().await.expect("the room for publishes is never closed");
+        let (answered, answers) = oneshot::channel();
+        let number = lock(&self.waiting).begin(1, answered);
+        let _forgotten = Forget { waiting: &self.waiting, first: number };
+        client.publish(subject::told_ahead(task_type, &self.name, number), told).await?;
+        let reply = subject::acked(task_type, &self.name, number);
+        client.publish_with_reply_and_headers(sending.subject, reply, sending.headers, sending.body).await?;
+        match tokio::time::timeout(ANSWER_TIMEOUT, answers).await {
+            Ok(Ok(mut answers)) => Ok(answers.pop().unwrap_or(Answer::Unknown)),
+            Ok(Err(_)) | Err(_) => Ok(Answer::Unknown),
+        }
+    }
+
+    /// Hears acks that are others' too.
+    async fn share(&self, client: &Client, task_type: &TaskType) -> Result<(), async_nats::SubscribeError> {
+        let mut shared = self.shared.lock().await;
+        if shared.contains(task_type) {
+            return Ok(());
+        }
+        let subscriber = client.subscribe(subject::acked(task_type, &self.name, '*')).await?;
+        let heard = hear(subscriber, Arc::clone(&self.waiting), self.connections.clone());
+        self.hearing.lock().expect("nobody panics while beginning to hear acks").spawn(heard);
+        shared.insert(task_type.clone());
+        Ok(())
+    }
+}
+
+/// Whether the server's answer to a publish says that it is stored.
+pub fn says_stored(body: &[u8]) -> bool {
+    matches!(read(None, body), Answer::Stored(_))
 }
 
 /// Takes a batch that nobody waits for any more out of the list.

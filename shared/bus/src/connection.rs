@@ -1,6 +1,7 @@
 //! One connection to the broker, and what it tells of itself.
 
 use crate::acks::Acks;
+use crate::settling::Settling;
 use crate::error::Error;
 use async_nats::client::RequestErrorKind;
 use async_nats::jetstream::{self, context::ContextBuilder};
@@ -87,6 +88,7 @@ pub struct Shared {
     pub(crate) client: async_nats::Client,
     pub(crate) jetstream: jetstream::Context,
     pub(crate) acks: Acks,
+    pub(crate) settling: Settling,
     connections: watch::Receiver<u64>,
     connect: Connect,
 }
@@ -170,7 +172,8 @@ impl Bus {
             .build(client.clone());
         let acks = Acks::hear(&client, connections.clone(), PUBLISHES_IN_FLIGHT_MAX).await;
         let acks = acks.map_err(|source| Error::Subscribe { subject: "(acks)".into(), source: source.into() })?;
-        let shared = Shared { client, jetstream, acks, connections, connect: connect.clone() };
+        let settling = Settling::begin(client.clone());
+        let shared = Shared { client, jetstream, acks, settling, connections, connect: connect.clone() };
         let bus = Self { shared: Arc::new(shared) };
         if connect.when_absent == WhenAbsent::Wait {
             bus.wait_connected().await;
@@ -265,7 +268,9 @@ impl Bus {
     /// # Errors
     /// [`Error::Send`] when the connection is closed.
     pub async fn flush(&self) -> Result<(), Error> {
-        self.client.flush().await.map_err(|source| Error::Send { subject: "(flush)".into(), source: source.into() })
+        let failed = |source| Error::Send { subject: "(flush)".into(), source };
+        self.settling.send(&self.client).await.map_err(|e| failed(e.into()))?;
+        self.client.flush().await.map_err(|e| failed(e.into()))
     }
 
     /// Listens to a subject of core NATS. The subscription is with the server once this returns.

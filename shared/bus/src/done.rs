@@ -1,10 +1,11 @@
 //! The one completion of a task, arbitrated by the server: the first that is stored wins, whichever
 //! run made it (design, decision 6).
 
+use crate::acks::Answer;
 use crate::clock;
 use crate::connection::{Bus, headers_from};
 use crate::error::Error;
-use crate::publish::{Expect, Outgoing, Published};
+use crate::publish::{Expect, Outgoing, Published, sending};
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use bytes::Bytes;
 use jetlane_schemas::frame::{TOLD_MAX, decode_bundle, encode_bundle, encode_told, told_bytes};
@@ -100,6 +101,31 @@ impl Bus {
             }
         }
         all
+    }
+
+    /// The same of one that is stored while nothing else is: its submitters hear the server's ack themselves,
+    /// one way through the broker earlier than they would be told.
+    ///
+    /// # Errors
+    /// As for [`Bus::complete`].
+    pub async fn complete_alone(&self, completion: Completion) -> Result<Completed, Error> {
+        let told = match encode_told(&completion.task_type, &[&completion]) {
+            Ok(told) if told.len() <= TOLD_BYTES_MAX => told,
+            Ok(_) | Err(_) => return self.complete(completion).await,
+        };
+        let sending = sending(&outgoing(&completion));
+        if let Err(error) = self.settling.send(&self.client).await {
+            tracing::debug!(%error, "Acks were not sent; what they are of comes again.");
+        }
+        match self.acks.publish_told(&self.client, &completion.task_type, told.into(), sending).await {
+            Ok(Answer::Stored(_)) => {}
+            // Whatever became of it is found out by the way of all others.
+            Ok(_) | Err(_) => return self.complete(completion).await,
+        }
+        if completion.token.is_some() && !completion.callbacks.is_empty() {
+            self.trigger(&completion).await?;
+        }
+        Ok(Completed::Won(Box::new(completion)))
     }
 
     /// Who won: a refused publish may have been preceded by one of the very same, whose answer was lost.

@@ -31,10 +31,12 @@ pub mod look;
 pub mod publish;
 pub mod pull;
 pub mod schedule;
+mod settling;
 pub mod topology;
 pub mod trace;
 pub mod unreadable;
 
+pub use acks::says_stored;
 pub use connection::{Bus, Connect, Message, ServerFacts, Subscription, WhenAbsent};
 pub use error::Error;
 pub use publish::{Outgoing, Published};

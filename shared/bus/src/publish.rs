@@ -103,6 +103,9 @@ impl Bus {
     /// Sends those that are left once; what is not in the answer was not sent.
     async fn send_once(&self, outs: &[Outgoing], left: &[usize]) -> HashMap<usize, Answer> {
         let mut answers = HashMap::with_capacity(left.len());
+        if let Err(error) = self.settling.send(&self.client).await {
+            tracing::debug!(%error, "Acks were not sent; what they are of comes again.");
+        }
         for batch in left.chunks(BATCH_MAX) {
             let all = batch.iter().map(|place| sending(&outs[*place])).collect();
             match self.acks.publish(&self.client, all).await {
@@ -153,7 +156,7 @@ fn refused_here(error: async_nats::PublishError) -> Answer {
     }
 }
 
-fn sending(out: &Outgoing) -> Sending {
+pub(crate) fn sending(out: &Outgoing) -> Sending {
     let mut headers = headers_into(&out.headers);
     if let Some(id) = &out.message_id {
         headers.insert(header::MSG_ID, id.as_str());

@@ -349,6 +349,14 @@ impl Ack {
         self.answer(Bytes::from_static(b"+ACK")).await
     }
 
+    /// The same, with the next publish of this connection or a few milliseconds later: one write less.
+    ///
+    /// # Errors
+    /// [`Error::Send`] when the connection is closed.
+    pub async fn settle_soon(&self) -> Result<(), Error> {
+        self.bus.settling.add(&self.bus.client, self.reply.clone()).await.map_err(|source| Error::Send { subject: self.reply.to_string(), source: source.into() })
+    }
+
     /// It is still held: the server waits one more ack time. Sent, not confirmed.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! How many tasks go into one message of a lane: as many as can go at once, within bounds that keep one
 //! executor from taking what several could share, and one long run from holding its neighbours' message
-//! (design, decision 15). Nothing waits for a bundle to fill.
+//! (design, decision 15).
 
 use jetlane_schemas::Micros;
 use jetlane_schemas::limits::BUNDLE_TASKS_MAX;
@@ -68,6 +68,11 @@ impl Filling {
         (self.tasks, self.bytes, self.run) = (self.tasks + 1, bytes, Some(run));
         true
     }
+
+    /// Whether it can take no more, whatever comes.
+    pub fn is_full(&self) -> bool {
+        self.tasks >= self.bound.tasks || self.bytes >= BUNDLE_BYTES_MAX || self.run.is_none()
+    }
 }
 
 #[cfg(test)]
@@ -111,5 +116,6 @@ mod tests {
         assert_eq!(filled(bound, More { run_most: None, ..SHORT }), 1);
         let mut short = Filling::begin(bound, SHORT);
         assert!(!short.take(More { run_most: None, ..SHORT }), "an unknown one joins nobody");
+        assert!(!short.is_full() && Filling::begin(bound, More { run_most: None, ..SHORT }).is_full());
     }
 }

@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::handle::TaskHandle;
 use crate::listening::Listening;
 use crate::registry::Registry;
-use crate::submit::{Submit, submit_all};
+use crate::submit::{Gathering, Submit, submit_all};
 use crate::task::{Task, type_name};
 use jetlane_bus::{Bus, Connect};
 use jetlane_schemas::limits::BUNDLE_TASKS_MAX;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: Arc<Inner>,
-    /// The most tasks of one message of [`Client::submit_all`].
+    /// The most tasks of one message.
     bundle_most: usize,
 }
 
@@ -26,6 +26,7 @@ struct Inner {
     bus: Bus,
     registry: Registry,
     listening: Listening,
+    gathering: Gathering,
     following: tokio::task::JoinHandle<()>,
 }
 
@@ -58,7 +59,8 @@ impl Client {
         let (registry, following) = Registry::follow(bus.clone());
         registry.settled().await;
         let listening = Listening::new(bus.clone());
-        let inner = Arc::new(Inner { bus, registry, listening, following });
+        let gathering = Gathering::new(bus.clone());
+        let inner = Arc::new(Inner { bus, registry, listening, gathering, following });
         Self { inner, bundle_most: BUNDLE_TASKS_MAX }
     }
 
@@ -76,8 +78,9 @@ impl Client {
         Submit::new(self.clone(), TaskType::new(task_type), Ok(body))
     }
 
-    /// The same client, whose [`Client::submit_all`] puts at most so many tasks into one message: 1 to 128,
-    /// 1 for no bundles. Default 128.
+    /// The same client, which puts at most so many tasks into one message: 1 to 128, 1 for no bundles. Default
+    /// 128. Tasks share a message when they are submitted by one [`Client::submit_all`], or while others are on
+    /// their way.
     #[must_use]
     pub fn bundle_at_most(mut self, tasks: usize) -> Self {
         self.bundle_most = tasks.clamp(1, BUNDLE_TASKS_MAX);
@@ -153,5 +156,9 @@ impl Client {
 
     pub(crate) fn listening(&self) -> &Listening {
         &self.inner.listening
+    }
+
+    pub(crate) fn gathering(&self) -> &Gathering {
+        &self.inner.gathering
     }
 }

@@ -17,9 +17,11 @@ use std::marker::PhantomData;
 use std::time::{Duration, SystemTime};
 
 mod bundles;
+mod gathering;
 mod send;
 
 pub(crate) use bundles::submit_all;
+pub(crate) use gathering::Gathering;
 
 /// A task to submit. Await it, or [`forget`](Submit::forget) it; until then nothing is sent.
 #[must_use = "nothing is submitted until it is awaited"]
@@ -284,11 +286,12 @@ impl<O> Submit<O> {
     /// Whether its message may carry others too: none that the same task may be submitted again with.
     fn can_share(&self) -> bool {
         let has_key = self.draft.as_ref().is_ok_and(|task| task.key.is_some());
-        self.named == Named::ByUs && !has_key && self.delay.is_zero()
+        self.named == Named::ByUs && !has_key && self.delay.is_zero() && self.client.bundle_most() > 1
     }
 
     /// The checked task: id, queue and shard settled.
     fn ready(self) -> Result<(Client, Ready), Error> {
+        let company = if self.can_share() { Company::Any } else { Company::None };
         let mut task = self.draft?;
         if let Some(key) = &task.key {
             task.id = TaskId::from_key(task.task_type.as_str(), task.tenant.as_str(), key);
@@ -305,7 +308,7 @@ impl<O> Submit<O> {
             task.queue = queue.clone();
             task.shard = self.client.registry().shard(queue, &task.tenant);
         }
-        Ok((self.client, Ready { id: task.id.clone(), task, known, delay: self.delay }))
+        Ok((self.client, Ready { id: task.id.clone(), task, known, delay: self.delay, company }))
     }
 }
 
@@ -315,6 +318,14 @@ struct Ready {
     task: TaskEvent,
     known: bool,
     delay: Duration,
+    company: Company,
+}
+
+/// Whose tasks a submission's message may carry beside its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Company {
+    Any,
+    None,
 }
 
 impl Ready {

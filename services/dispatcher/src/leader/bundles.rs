@@ -1,5 +1,7 @@
 //! Dispatches to lanes. What goes to the same lane in the same turn shares messages, as far as the core's
-//! bounds allow; a message is sent at the end of its turn at the latest, so nothing waits for others.
+//! bounds allow. A message goes at the end of its turn, full or not, while fewer than two of its lane are
+//! under way; behind those it takes in more until one of them is answered, as Nagle's algorithm has it
+//! (RFC 896): an idle lane waits for nothing, and a busy one gets fewer and fuller messages.
 
 use super::output::Carried;
 use super::{Held, Leader};
@@ -10,9 +12,11 @@ use jetlane_core::bundle::{Filling, More};
 use jetlane_core::{EntryId, Event, Stored, Waited};
 use jetlane_schemas::frame::frame_bytes;
 use jetlane_schemas::subject::{Lane, LaneKind};
-use jetlane_schemas::{Failure, Micros};
+use jetlane_schemas::{Failure, Fit, Micros, Priority};
 use tracing::Span;
 
+/// Messages of a lane under way behind which one that is not full waits.
+const UNDER_WAY_MAX: usize = 2;
 /// The rest after a lane was full.
 const FULL_REST: Micros = Micros(100_000);
 /// The rest after a fault.
@@ -21,6 +25,8 @@ const FAULT_REST: Micros = Micros(1_000_000);
 /// Tasks that go to a lane in one message.
 pub(crate) struct Parcel {
     kind: LaneKind,
+    /// The lane of which it counts as under way.
+    lane: Option<(Priority, Fit)>,
     entries: Vec<EntryId>,
     /// The spans of their dispatches, which end when the message is stored.
     spans: Vec<Span>,
@@ -32,14 +38,26 @@ struct Open {
     filling: Filling,
 }
 
-/// The bundles that are being filled in this turn, one a lane at most.
+/// The bundles that are being filled, one a lane at most, and what is under way.
 #[derive(Default)]
-pub(super) struct Bundles(Vec<Open>);
+pub(super) struct Bundles {
+    open: Vec<Open>,
+    under_way: Vec<(Priority, Fit, usize)>,
+}
 
 impl Bundles {
-    /// How many messages they will be.
+    /// How many messages those that are being filled will be.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.open.len()
+    }
+
+    fn under_way(&mut self, priority: Priority, fit: &Fit) -> &mut usize {
+        let place = self.under_way.iter().position(|(p, f, _)| *p == priority && f == fit);
+        let place = place.unwrap_or_else(|| {
+            self.under_way.push((priority, fit.clone(), 0));
+            self.under_way.len() - 1
+        });
+        &mut self.under_way[place].2
     }
 }
 
@@ -50,7 +68,7 @@ impl Leader {
         let Some(held) = self.held.get(&entry) else { return };
         let more = More { bytes: frame_bytes(&held.task), run_most: held.expected.most };
         let parcel =
-            Parcel { kind, entries: vec![entry], spans: Vec::from_iter((!span.is_disabled()).then_some(span)) };
+            Parcel { kind, lane: None, entries: vec![entry], spans: Vec::from_iter((!span.is_disabled()).then_some(span)) };
         if kind == LaneKind::Plain {
             self.note_called_back(entry);
             return self.send(parcel);
@@ -59,8 +77,8 @@ impl Leader {
             let first = open.parcel.entries.first().and_then(|first| self.held.get(first));
             first.is_some_and(|first| first.task.priority == held.task.priority && first.task.fit == held.task.fit)
         };
-        let place = bundles.0.iter().position(is_its);
-        if let Some(open) = place.and_then(|place| bundles.0.get_mut(place))
+        let place = bundles.open.iter().position(is_its);
+        if let Some(open) = place.and_then(|place| bundles.open.get_mut(place))
             && open.filling.take(more)
         {
             open.parcel.entries.extend(parcel.entries);
@@ -70,18 +88,45 @@ impl Leader {
         let fit = self.core.fit(&held.task.fit).unwrap_or_default();
         let bound = self.core.bundle_bound(fit, self.world.config.bundle_max);
         let open = Open { parcel, filling: Filling::begin(bound, more) };
-        match place.and_then(|place| bundles.0.get_mut(place)) {
+        match place {
             // The full one goes before the next of its lane.
-            Some(full) => self.send(std::mem::replace(full, open).parcel),
-            None => bundles.0.push(open),
+            Some(place) => {
+                let full = std::mem::replace(&mut bundles.open[place], open);
+                self.depart(bundles, full);
+            }
+            None => bundles.open.push(open),
         }
     }
 
-    /// Sends what is filled: the end of a turn.
-    pub(super) fn send_all(&mut self, bundles: Bundles) {
-        for open in bundles.0 {
-            self.send(open.parcel);
+    /// The end of a turn: sends what is full, and what need not wait.
+    pub(super) fn send_due(&mut self, bundles: &mut Bundles) {
+        for open in std::mem::take(&mut bundles.open) {
+            let first = open.parcel.entries.first().and_then(|first| self.held.get(first));
+            let under_way = first.map(|first| *bundles.under_way(first.task.priority, &first.task.fit));
+            if open.filling.is_full() || under_way.is_none_or(|under_way| under_way < UNDER_WAY_MAX) {
+                self.depart(bundles, open);
+            } else {
+                bundles.open.push(open);
+            }
         }
+    }
+
+    /// Sends all that is being filled.
+    pub(super) fn send_all(&mut self) {
+        let mut bundles = std::mem::take(&mut self.bundles);
+        for open in std::mem::take(&mut bundles.open) {
+            self.depart(&mut bundles, open);
+        }
+        self.bundles = bundles;
+    }
+
+    fn depart(&mut self, bundles: &mut Bundles, open: Open) {
+        let first = open.parcel.entries.first().and_then(|first| self.held.get(first));
+        let lane = first.map(|first| (first.task.priority, first.task.fit.clone()));
+        if let Some((priority, fit)) = &lane {
+            *bundles.under_way(*priority, fit) += 1;
+        }
+        self.send(Parcel { lane, ..open.parcel });
     }
 
     /// The dispatch of a task begins: its span, and the run as one that is under way. Before it is
@@ -111,8 +156,19 @@ impl Leader {
                     Carried::ToLane { parcel, published }
                 }));
             }
-            Some(Err(error)) => self.refused(parcel, "frame", &format!("the task cannot be written: {error}")),
-            None => {}
+            Some(Err(error)) => {
+                self.arrived(&parcel);
+                self.refused(parcel, "frame", &format!("the task cannot be written: {error}"));
+            }
+            None => self.arrived(&parcel),
+        }
+    }
+
+    /// A message is not under way any more.
+    fn arrived(&mut self, parcel: &Parcel) {
+        if let Some((priority, fit)) = &parcel.lane {
+            let under_way = self.bundles.under_way(*priority, fit);
+            *under_way = under_way.saturating_sub(1);
         }
     }
 
@@ -129,7 +185,7 @@ impl Leader {
     fn refused(&mut self, parcel: Parcel, code: &str, reason: &str) {
         if parcel.entries.len() > 1 {
             for entry in parcel.entries {
-                self.send(Parcel { kind: parcel.kind, entries: vec![entry], spans: Vec::new() });
+                self.send(Parcel { kind: parcel.kind, lane: None, entries: vec![entry], spans: Vec::new() });
             }
             return;
         }
@@ -145,6 +201,7 @@ impl Leader {
     /// What became of a message.
     pub(super) fn sent_to_lane(&mut self, parcel: Parcel, published: Result<Published, Error>) {
         self.on_the_way -= 1;
+        self.arrived(&parcel);
         match published {
             Ok(Published::Stored(sequence)) => {
                 crash_between_publish_and_ack();

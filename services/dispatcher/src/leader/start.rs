@@ -55,6 +55,7 @@ impl Leader {
             sources: super::Sources::default(),
             flows: Flows::new(bus.clone(), world.door.clone(), epoch),
             works: FuturesUnordered::new(),
+            bundles: super::bundles::Bundles::default(),
             on_the_way: 0,
             acks: Vec::new(),
             credits,

@@ -10,9 +10,11 @@ use tokio::task::AbortHandle;
 
 /// Completions that are stored together, at most.
 const TOGETHER_MAX: usize = 128;
-/// Batches of the channel that are under way at once: while one is answered the next is on its way, and what
-/// ends meanwhile gathers.
-const UNDER_WAY_MAX: usize = 2;
+/// Batches that are not full, under way at once: while one is answered the next is on its way, and what ends
+/// meanwhile gathers.
+const PARTS_UNDER_WAY_MAX: usize = 2;
+/// The same of full ones.
+const UNDER_WAY_MAX: usize = 8;
 /// Batches that runs store themselves: idle, none takes the way through another task.
 const ALONE_MAX: usize = 1;
 
@@ -55,9 +57,15 @@ impl Completing {
     }
 
     /// The same of several; the answers have the order of the completions.
-    pub(crate) async fn complete_all(&self, completions: Vec<Completion>) -> Answers {
+    pub(crate) async fn complete_all(&self, mut completions: Vec<Completion>) -> Answers {
         if let Ok(_alone) = self.alone.try_acquire() {
-            return self.bus.complete_all(completions).await;
+            return match completions.pop() {
+                Some(one) if completions.is_empty() => vec![self.bus.complete_alone(one).await],
+                last => {
+                    completions.extend(last);
+                    self.bus.complete_all(completions).await
+                }
+            };
         }
         let count = completions.len();
         let (told, answers) = oneshot::channel();
@@ -75,22 +83,33 @@ fn closed() -> Error {
 
 async fn work(bus: Bus, mut endings: mpsc::Receiver<Ending>) {
     let mut under_way = FuturesUnordered::new();
-    loop {
+    let (mut gathered, mut count) = (Vec::new(), 0);
+    let mut is_open = true;
+    while is_open || count > 0 || !under_way.is_empty() {
+        let most = if count < TOGETHER_MAX { PARTS_UNDER_WAY_MAX } else { UNDER_WAY_MAX };
+        if count > 0 && under_way.len() < most {
+            under_way.push(store(&bus, std::mem::take(&mut gathered)));
+            count = 0;
+        }
         tokio::select! {
+            biased;
             Some(()) = under_way.next(), if !under_way.is_empty() => {}
-            first = endings.recv(), if under_way.len() < UNDER_WAY_MAX => {
-                let Some(first) = first else { break };
-                let mut count = first.completions.len();
-                let mut batch = vec![first];
-                while count < TOGETHER_MAX && let Ok(next) = endings.try_recv() {
-                    count += next.completions.len();
-                    batch.push(next);
+            ending = endings.recv(), if is_open && count < TOGETHER_MAX => match ending {
+                Some(ending) => {
+                    gather(&mut gathered, &mut count, ending);
+                    while count < TOGETHER_MAX && let Ok(ending) = endings.try_recv() {
+                        gather(&mut gathered, &mut count, ending);
+                    }
                 }
-                under_way.push(store(&bus, batch));
-            }
+                None => is_open = false,
+            },
         }
     }
-    while under_way.next().await.is_some() {}
+}
+
+fn gather(gathered: &mut Vec<Ending>, count: &mut usize, ending: Ending) {
+    *count += ending.completions.len();
+    gathered.push(ending);
 }
 
 async fn store(bus: &Bus, batch: Vec<Ending>) {

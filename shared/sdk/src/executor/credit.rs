@@ -130,6 +130,8 @@ pub(crate) struct Ledger {
     limit: AtomicUsize,
     /// What was told of late: tasks on their way by it are taken although less would be told now.
     told: AtomicUsize,
+    /// What had been settled when it was told last.
+    settled_told: AtomicU64,
     is_closed: AtomicBool,
     fits: RwLock<Vec<Served>>,
     settled: AtomicU64,
@@ -146,6 +148,7 @@ impl Ledger {
             means,
             limit: AtomicUsize::new(slots),
             told: AtomicUsize::new(0),
+            settled_told: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
             fits: RwLock::default(),
             settled: AtomicU64::new(0),
@@ -249,7 +252,11 @@ impl Ledger {
     pub(crate) fn settle(&self, tally: &Tally) -> bool {
         tally.settled.fetch_add(1, Ordering::Relaxed);
         let settled = self.settled.fetch_add(1, Ordering::Relaxed) + 1;
-        self.news.changed();
+        if self.room_left() > self.capacity() / 2 {
+            self.news.changed_a_little();
+        } else {
+            self.news.changed();
+        }
         settled.is_multiple_of(self.step(tally) as u64)
     }
 
@@ -283,6 +290,18 @@ impl Ledger {
         usize::try_from(left.times(&own.covers)).unwrap_or(usize::MAX)
     }
 
+    /// How much of the capacity is left to the leader, by what it was told last and what has come since. Of a
+    /// scarce fit too little is left at any time.
+    fn room_left(&self) -> usize {
+        let fits = self.fits();
+        if fits.iter().any(|served| served.tally.is_scarce()) {
+            return 0;
+        }
+        let taken: u64 = fits.iter().map(|served| served.tally.taken.load(Ordering::Relaxed)).sum();
+        let open = taken.saturating_sub(self.settled_told.load(Ordering::Relaxed));
+        self.capacity().saturating_sub(usize::try_from(open).unwrap_or(usize::MAX))
+    }
+
     /// The totals, with nothing of the news.
     pub(crate) fn credit(&self) -> Credit {
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -308,6 +327,7 @@ impl Ledger {
             credit.taken += taken;
             credit.settled += settled;
         }
+        self.settled_told.store(credit.settled, Ordering::Relaxed);
         credit
     }
 }

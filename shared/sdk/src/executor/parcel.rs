@@ -67,7 +67,7 @@ impl Parcel {
             tracing::debug!("The lease of a message is over; its ack is for whoever has it now.");
             return;
         }
-        if let Err(error) = self.ack.settle().await {
+        if let Err(error) = self.ack.settle_soon().await {
             tracing::debug!(%error, "An ack was not sent; the message comes again and is recognised.");
         }
     }

@@ -13,6 +13,8 @@ use tokio::sync::Notify;
 
 /// The shortest time between two announcements.
 const PACE: Duration = Duration::from_millis(1);
+/// The same while the leader knows of more than half of all room.
+const AMPLE_PACE: Duration = Duration::from_millis(10);
 /// How long what remains of runs waits for an announcement that is made anyway.
 const REMAINING_PACE: Duration = Duration::from_millis(10);
 /// How often room is told when nothing happens: the leader drops executors that are silent for longer.
@@ -45,6 +47,7 @@ pub(crate) fn micros(time: Duration) -> u64 {
 pub(crate) struct News {
     untold: Mutex<Untold>,
     changed: Notify,
+    changed_a_little: Notify,
     remaining_changed: Notify,
 }
 
@@ -62,6 +65,11 @@ impl News {
     /// The totals are others.
     pub(crate) fn changed(&self) {
         self.changed.notify_one();
+    }
+
+    /// They are, and the leader knows of room enough: it can wait.
+    pub(crate) fn changed_a_little(&self) {
+        self.changed_a_little.notify_one();
     }
 
     /// A run is over. Told with the totals that follow from it.
@@ -154,6 +162,7 @@ impl Ledger {
             }
             tokio::select! {
                 () = self.news.changed.notified() => {}
+                () = self.something_changed_a_little() => {}
                 () = self.something_remains() => {}
                 is_open = asked(&mut wanted) => if !is_open {
                     return;
@@ -161,6 +170,11 @@ impl Ledger {
                 () = tokio::time::sleep(EVERY) => {}
             }
         }
+    }
+
+    async fn something_changed_a_little(&self) {
+        self.news.changed_a_little.notified().await;
+        tokio::time::sleep(AMPLE_PACE).await;
     }
 
     async fn something_remains(&self) {

@@ -1,16 +1,16 @@
 //! Many submissions in few messages: those that go to the same place share one, up to the bounds of a
-//! bundle. Nothing waits for a message to fill: what there is when the tasks end is sent.
+//! bundle. What there is when the tasks end is sent, full or not, as `gathering` has it.
 
 use super::send::{publish_span, submit_span};
-use super::{Accepted, Ready, Submit};
+use super::gathering::BUNDLE_BYTES_MAX;
+use super::{Ready, Submit};
 use crate::client::Client;
 use crate::error::Error;
 use crate::handle::TaskHandle;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use jetlane_bus::publish::Expect;
-use jetlane_bus::{Outgoing, Published, trace};
-use jetlane_schemas::{Admit, Headers, Priority, QueueName, Shard, TaskEvent, frame, subject};
+use jetlane_bus::trace;
+use jetlane_schemas::{Admit, Priority, QueueName, Shard, frame, subject};
 use std::future::IntoFuture;
 use tracing::Span;
 
@@ -18,8 +18,6 @@ use tracing::Span;
 const MESSAGES_IN_FLIGHT: usize = 64;
 /// Tasks that are read before what is not full is sent all the same.
 const TASKS_A_ROUND: usize = 1_024;
-/// The most bytes of a bundle, unless a task alone has more.
-const BUNDLE_BYTES_MAX: usize = 64 * 1024;
 
 /// Where a task goes: what goes to the same place can share a message.
 type Place = (QueueName, Priority, Shard);
@@ -63,7 +61,7 @@ pub(crate) async fn submit_all<O: Send + 'static>(
 impl<O: Send + 'static> Round<O> {
     async fn add(&mut self, number: usize, submit: Submit<O>) {
         let most = submit.client.bundle_most();
-        if most <= 1 || !submit.can_share() {
+        if !submit.can_share() {
             let alone = submit.into_future();
             return self.send(Box::pin(async move { vec![(number, alone.await)] })).await;
         }
@@ -126,31 +124,32 @@ impl Bundle {
         let subject = subject::task(queue, *priority, *shard);
         // Listening begins before any of them can complete.
         let listeners = client.listening().expect_all(self.tasks.iter().map(|(_, ready)| &ready.task)).await;
-        let (mut numbers, mut events, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut named, mut events, mut spans) = (Vec::new(), Vec::new(), Vec::new());
         for (number, mut ready) in self.tasks {
             spans.extend(join_trace(&mut ready));
-            numbers.push(number);
+            named.push((number, ready.id, ready.task.task_type.clone()));
             events.push(ready.task);
         }
+        let most = client.bundle_most();
         let stored = match listeners {
             Ok(listeners) => {
-                let stored = store(&client, &subject, &events).await;
+                let stored = client.gathering().store(&subject, events, most).await;
                 stored.map(|accepted| (accepted, listeners)).map_err(Source::from)
             }
             Err(error) => Err(Source::from(error)),
         };
         drop(spans);
-        let named = numbers.into_iter().zip(events);
         match stored {
             Ok((accepted, listeners)) => named
+                .into_iter()
                 .zip(listeners)
-                .map(|((number, event), listener)| {
-                    let TaskEvent { id, task_type, .. } = event;
+                .map(|((number, id, task_type), listener)| {
                     (number, Ok(TaskHandle::submitted(client.clone(), task_type, id, accepted, listener)))
                 })
                 .collect(),
             Err(error) => named
-                .map(|(number, TaskEvent { id, .. })| {
+                .into_iter()
+                .map(|(number, id, _)| {
                     let source = Source::from(format!("{error}: {}", chain(&*error)));
                     let source = jetlane_bus::Error::Bundle { subject: subject.clone(), source };
                     (number, Err(Error::Submit { id, source }))
@@ -178,19 +177,4 @@ fn join_trace(ready: &mut Ready) -> Option<[Span; 2]> {
         trace::Propagation::Child | trace::Propagation::Link => ready.task.trace = trace::context_of(&publish),
     }
     Some([publish, submit])
-}
-
-async fn store(client: &Client, subject: &str, events: &[TaskEvent]) -> Result<Accepted, jetlane_bus::Error> {
-    let unwritten =
-        |source: frame::FrameError| jetlane_bus::Error::Frame { subject: subject.to_owned(), source: source.into() };
-    let out = Outgoing {
-        subject: subject.to_owned(),
-        headers: Headers::new(),
-        body: frame::encode_bundle(events).map_err(unwritten)?.into(),
-        message_id: Some(frame::bundle_message_id("task", events.iter())),
-        expect: Expect::Anything,
-    };
-    let published = client.bus().publish(out).await?;
-    let sequence = published.or_refused(subject)?;
-    Ok(Accepted { sequence, duplicate: matches!(published, Published::Duplicate(_)), known: true })
 }

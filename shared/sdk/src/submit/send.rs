@@ -1,6 +1,6 @@
 //! How a submission reaches the broker: framed by the door of its queue, or by the open one.
 
-use super::{Accepted, Ready};
+use super::{Accepted, Company, Ready};
 use crate::client::Client;
 use crate::error::Error;
 use jetlane_bus::{Outgoing, Published, clock, publish::Expect, trace};
@@ -63,11 +63,15 @@ pub(super) fn publish_span(ready: &Ready) -> tracing::Span {
 }
 
 async fn store(client: &Client, ready: Ready) -> Result<Accepted, Error> {
-    let Ready { id, mut task, known, delay } = ready;
+    let Ready { id, mut task, known, delay, company } = ready;
     let failed = |source| Error::Submit { id: id.clone(), source };
     if !delay.is_zero() {
         let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
         task.due_at = Some(Micros(task.submitted_at.0.saturating_add(micros)));
+    }
+    if known && company == Company::Any && task.due_at.is_none() {
+        let subject = subject::task(&task.queue, task.priority, task.shard);
+        return client.gathering().store(&subject, vec![task], client.bundle_most()).await.map_err(failed);
     }
     let (subject, published) = match task.due_at {
         Some(due_at) if known => (task.due_subject(), client.bus().store_due(&task, due_at).await),
