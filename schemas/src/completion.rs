@@ -243,57 +243,59 @@ impl Completion {
         }))
     }
 
-    /// The headers of the completion's message: a binary CloudEvent.
+    /// The headers of the completion's message: a binary CloudEvent. Without a time it has no `ce-time`.
     pub fn headers(&self, time_rfc3339: &str) -> Headers {
         let mut headers = Headers::new();
-        headers.push(header::CE_SPECVERSION, "1.0");
-        headers.push(header::CE_ID, self.id.as_str());
-        headers.push(
-            header::CE_SOURCE,
-            self.queue.as_ref().map_or_else(|| "/jetlane".into(), |q| format!("/jetlane/{q}")),
-        );
-        headers.push(header::CE_TYPE, "jetlane.completion");
+        self.write_headers(time_rfc3339, |name, value| headers.push(name, value));
+        headers
+    }
+
+    /// The same, each name once, for whoever keeps headers in another form.
+    pub fn write_headers(&self, time_rfc3339: &str, mut put: impl FnMut(&'static str, String)) {
+        put(header::CE_SPECVERSION, "1.0".into());
+        put(header::CE_ID, self.id.as_str().into());
+        put(header::CE_SOURCE, self.queue.as_ref().map_or_else(|| "/jetlane".into(), |q| format!("/jetlane/{q}")));
+        put(header::CE_TYPE, "jetlane.completion".into());
         if !time_rfc3339.is_empty() {
-            headers.push(header::CE_TIME, time_rfc3339);
+            put(header::CE_TIME, time_rfc3339.into());
         }
-        headers.push(header::OUTCOME, self.outcome.as_str());
+        put(header::OUTCOME, self.outcome.as_str().into());
         let (submitted, finished) = (self.submitted_at.0, self.finished_at.0);
-        headers.push(header::TIMES, format!("{submitted} {finished} {:.3} {:.3}", self.wait_ms, self.run_ms));
-        headers.push(header::ATTEMPT, self.attempt.to_string());
+        put(header::TIMES, format!("{submitted} {finished} {:.3} {:.3}", self.wait_ms, self.run_ms));
+        put(header::ATTEMPT, self.attempt.to_string());
         if self.run != 1 {
-            headers.push(header::RUN, self.run.to_string());
+            put(header::RUN, self.run.to_string());
         }
         if let Some(token) = self.token {
-            headers.push(header::TOKEN, token.to_string());
+            put(header::TOKEN, token.to_string());
         }
         if self.codec != PayloadCodec::Json {
-            headers.push(header::CE_DATACONTENTTYPE, self.codec.media_type());
+            put(header::CE_DATACONTENTTYPE, self.codec.media_type().into());
         }
         if !self.tenant.is_shared() {
-            headers.push(header::TENANT, crate::intake::percent_encode(self.tenant.as_str()));
+            put(header::TENANT, crate::intake::percent_encode(self.tenant.as_str()));
         }
         if self.priority != Priority::Normal {
-            headers.push(header::PRIORITY, self.priority.as_str());
+            put(header::PRIORITY, self.priority.as_str().into());
         }
         for (name, set) in [(header::LATE, self.late), (header::CUT, self.cut)] {
             if set {
-                headers.push(name, "true");
+                put(name, "true".into());
             }
         }
         if let Some(parent) = &self.parent {
-            headers.push(header::PARENT, parent.as_str());
+            put(header::PARENT, parent.as_str().into());
         }
         if !self.callbacks.is_empty() {
             let json = serde_json::to_string(&self.callbacks).expect("callbacks hold nothing but text");
-            headers.push(header::CALLBACKS, crate::intake::percent_encode(&json));
+            put(header::CALLBACKS, crate::intake::percent_encode(&json));
         }
         if !self.trace.is_empty() {
-            headers.push(header::TRACEPARENT, &*self.trace.traceparent);
+            put(header::TRACEPARENT, self.trace.traceparent.clone());
             if !self.trace.tracestate.is_empty() {
-                headers.push(header::TRACESTATE, &*self.trace.tracestate);
+                put(header::TRACESTATE, self.trace.tracestate.clone());
             }
         }
-        headers
     }
 
     /// Reads a completion from its message. Only subject and outcome are required, so that a plain

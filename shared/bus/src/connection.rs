@@ -1,8 +1,8 @@
 //! One connection to the broker, and what it tells of itself.
 
 use crate::acks::Acks;
-use crate::settling::Settling;
 use crate::error::Error;
+use crate::settling::Settling;
 use async_nats::client::RequestErrorKind;
 use async_nats::jetstream::{self, context::ContextBuilder};
 use async_nats::{Event, HeaderMap, HeaderName};

@@ -1,12 +1,13 @@
 //! The one completion of a task, arbitrated by the server: the first that is stored wins, whichever
 //! run made it (design, decision 6).
 
-use crate::acks::Answer;
+use crate::acks::{Answer, Sending};
 use crate::clock;
 use crate::connection::{Bus, headers_from};
 use crate::error::Error;
-use crate::publish::{Expect, Outgoing, Published, sending};
+use crate::publish::{Expect, Outgoing, Published};
 use async_nats::jetstream::stream::DirectGetErrorKind;
+use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use jetlane_schemas::frame::{TOLD_MAX, decode_bundle, encode_bundle, encode_told, told_bytes};
 use jetlane_schemas::subject::{self, STREAM_DEAD, STREAM_DONE};
@@ -14,6 +15,8 @@ use jetlane_schemas::{Completion, Headers, TaskEvent, TaskId, TaskType, header};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+/// Completions that are sent before the first of them is answered.
+const TOGETHER_MAX: usize = 256;
 /// The most bytes of completions that are told in one message, unless one alone has more.
 const TOLD_BYTES_MAX: usize = 64 * 1024;
 /// The most bytes of headers that the server stores with a message.
@@ -56,6 +59,18 @@ fn outgoing(completion: &Completion) -> Outgoing {
     }
 }
 
+/// The same, ready to be sent: its headers are made once, in the form in which they go.
+fn sending_of(completion: &Completion) -> Sending {
+    let mut headers = HeaderMap::new();
+    completion.write_headers("", |name, value| headers.insert(HeaderName::from_static(name), value));
+    headers.insert(HeaderName::from_static(header::EXPECTED_LAST_SUBJECT_SEQUENCE), "0");
+    Sending {
+        subject: subject::done(&completion.task_type, &completion.id).into(),
+        headers,
+        body: Bytes::copy_from_slice(&completion.body),
+    }
+}
+
 /// How many of these go into one message: as many as a bundle's bytes, one at least.
 fn together(completions: &[&Completion]) -> usize {
     let mut bytes = 0;
@@ -80,13 +95,25 @@ impl Bus {
 
     /// The same of many at once; the answers have the order of the completions.
     pub async fn complete_all(&self, completions: Vec<Completion>) -> Vec<Result<Completed, Error>> {
-        let outs = completions.iter().map(outgoing).collect();
-        let published = self.publish_all(outs).await;
+        self.settle_waiting().await;
+        let mut said = Vec::with_capacity(completions.len());
+        for some in completions.chunks(TOGETHER_MAX) {
+            let sendings = some.iter().map(sending_of).collect();
+            let answers = self.acks.publish(&self.client, sendings).await;
+            said.extend(answers.unwrap_or_else(|_| vec![Answer::Unknown; some.len()]));
+        }
+        // Whatever became of the others is found out by sending them again.
+        let is_open = |said: &Answer| !matches!(said, Answer::Stored(_));
+        let open = completions.iter().zip(&said).filter(|(_, said)| is_open(said));
+        let outs = open.map(|(completion, _)| outgoing(completion)).collect();
+        let mut published = self.publish_all(outs).await.into_iter();
         let mut all = Vec::with_capacity(completions.len());
-        for (completion, published) in completions.into_iter().zip(published) {
+        for (completion, said) in completions.into_iter().zip(said) {
+            let published = if is_open(&said) { published.next() } else { None };
             all.push(match published {
-                Ok(published) => self.arbitrated(completion, published).await,
-                Err(error) => Err(error),
+                None => Ok(Completed::Won(Box::new(completion))),
+                Some(Ok(published)) => self.arbitrated(completion, published).await,
+                Some(Err(error)) => Err(error),
             });
         }
         self.tell(all.iter().filter_map(|completed| completed.as_ref().ok()?.stored())).await;
@@ -113,10 +140,8 @@ impl Bus {
             Ok(told) if told.len() <= TOLD_BYTES_MAX => told,
             Ok(_) | Err(_) => return self.complete(completion).await,
         };
-        let sending = sending(&outgoing(&completion));
-        if let Err(error) = self.settling.send(&self.client).await {
-            tracing::debug!(%error, "Acks were not sent; what they are of comes again.");
-        }
+        self.settle_waiting().await;
+        let sending = sending_of(&completion);
         match self.acks.publish_told(&self.client, &completion.task_type, told.into(), sending).await {
             Ok(Answer::Stored(_)) => {}
             // Whatever became of it is found out by the way of all others.

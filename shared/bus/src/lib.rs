@@ -4,7 +4,8 @@
 //! - [`Bus`]: one connection, and what it tells of itself
 //! - [`topology`]: streams and buckets as data, ensured at start, drift reported
 //! - [`publish`]: publish and wait for the ack, the same bytes under the same id until it is known
-//! - [`pull`]: pulls by free room, deliveries, acks, in-progress acks
+//! - [`pull`]: pulls by free room, and what they bring; `ack`: how it is answered, `settling`: acks that go with
+//!   the next publish
 //! - [`flows`]: the consumers of intake and lanes; taking over from an old leader
 //! - [`unreadable`]: messages whose headers are none, found before they do more harm
 //! - [`look`]: what is stored, read in its order without taking it
@@ -17,6 +18,7 @@
 //!
 //! Deliberately absent: decisions. What to pull, where to send and when to retry is told by callers.
 
+mod ack;
 mod acks;
 pub mod clock;
 mod connection;
@@ -36,8 +38,9 @@ pub mod topology;
 pub mod trace;
 pub mod unreadable;
 
+pub use ack::Ack;
 pub use acks::says_stored;
 pub use connection::{Bus, Connect, Message, ServerFacts, Subscription, WhenAbsent};
 pub use error::Error;
 pub use publish::{Outgoing, Published};
-pub use pull::{Ack, Delivery, Pulled, Puller};
+pub use pull::{Delivery, Pulled, Puller};

@@ -100,12 +100,17 @@ impl Bus {
         known.into_iter().map(|known| known.expect("none is left")).collect()
     }
 
-    /// Sends those that are left once; what is not in the answer was not sent.
-    async fn send_once(&self, outs: &[Outgoing], left: &[usize]) -> HashMap<usize, Answer> {
-        let mut answers = HashMap::with_capacity(left.len());
+    /// Sends the acks that wait for a publish.
+    pub(crate) async fn settle_waiting(&self) {
         if let Err(error) = self.settling.send(&self.client).await {
             tracing::debug!(%error, "Acks were not sent; what they are of comes again.");
         }
+    }
+
+    /// Sends those that are left once; what is not in the answer was not sent.
+    async fn send_once(&self, outs: &[Outgoing], left: &[usize]) -> HashMap<usize, Answer> {
+        let mut answers = HashMap::with_capacity(left.len());
+        self.settle_waiting().await;
         for batch in left.chunks(BATCH_MAX) {
             let all = batch.iter().map(|place| sending(&outs[*place])).collect();
             match self.acks.publish(&self.client, all).await {
@@ -156,7 +161,7 @@ fn refused_here(error: async_nats::PublishError) -> Answer {
     }
 }
 
-pub(crate) fn sending(out: &Outgoing) -> Sending {
+fn sending(out: &Outgoing) -> Sending {
     let mut headers = headers_into(&out.headers);
     if let Some(id) = &out.message_id {
         headers.insert(header::MSG_ID, id.as_str());

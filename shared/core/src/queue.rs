@@ -140,10 +140,10 @@ impl Queue {
         self.windows.committed()
     }
 
-    /// How much one message of this fit's lanes may carry, at most `most` tasks, when the first of them has
-    /// just been decided on.
-    pub fn bundle_bound(&self, fit: FitId, most: usize) -> Bound {
-        let room = self.ledger.room(fit) + 1;
+    /// How much one message of this fit's lanes may carry, at most `most` tasks, when so many have just been
+    /// decided on for it.
+    pub fn bundle_bound(&self, fit: FitId, most: usize, decided: u32) -> Bound {
+        let room = self.ledger.room(fit) + u64::from(decided);
         Bound::share(room, self.ledger.slots(fit), self.ledger.executors(fit), most)
     }
 

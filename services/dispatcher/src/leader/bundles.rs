@@ -9,7 +9,7 @@ use crate::carry::{self, Joins, Waits};
 use crate::read::Fate;
 use jetlane_bus::{Error, Outgoing, Published, clock};
 use jetlane_core::bundle::{Filling, More};
-use jetlane_core::{EntryId, Event, Stored, Waited};
+use jetlane_core::{EntryId, Event, FitId, Stored, Waited};
 use jetlane_schemas::frame::frame_bytes;
 use jetlane_schemas::subject::{Lane, LaneKind};
 use jetlane_schemas::{Failure, Fit, Micros, Priority};
@@ -35,6 +35,7 @@ pub(crate) struct Parcel {
 /// A bundle that is being filled.
 struct Open {
     parcel: Parcel,
+    fit: FitId,
     filling: Filling,
 }
 
@@ -67,8 +68,12 @@ impl Leader {
         let Some(span) = self.begin(entry, kind, waited) else { return };
         let Some(held) = self.held.get(&entry) else { return };
         let more = More { bytes: frame_bytes(&held.task), run_most: held.expected.most };
-        let parcel =
-            Parcel { kind, lane: None, entries: vec![entry], spans: Vec::from_iter((!span.is_disabled()).then_some(span)) };
+        let parcel = Parcel {
+            kind,
+            lane: None,
+            entries: vec![entry],
+            spans: Vec::from_iter((!span.is_disabled()).then_some(span)),
+        };
         if kind == LaneKind::Plain {
             self.note_called_back(entry);
             return self.send(parcel);
@@ -78,16 +83,16 @@ impl Leader {
             first.is_some_and(|first| first.task.priority == held.task.priority && first.task.fit == held.task.fit)
         };
         let place = bundles.open.iter().position(is_its);
+        let fit = self.core.fit(&held.task.fit).unwrap_or_default();
+        let most = self.world.config.bundle_max;
         if let Some(open) = place.and_then(|place| bundles.open.get_mut(place))
-            && open.filling.take(more)
+            && open.filling.take(self.core.bundle_bound(fit, most, open.filling.tasks() + 1), more)
         {
             open.parcel.entries.extend(parcel.entries);
             open.parcel.spans.extend(parcel.spans);
             return;
         }
-        let fit = self.core.fit(&held.task.fit).unwrap_or_default();
-        let bound = self.core.bundle_bound(fit, self.world.config.bundle_max);
-        let open = Open { parcel, filling: Filling::begin(bound, more) };
+        let open = Open { parcel, fit, filling: Filling::begin(more) };
         match place {
             // The full one goes before the next of its lane.
             Some(place) => {
@@ -103,7 +108,8 @@ impl Leader {
         for open in std::mem::take(&mut bundles.open) {
             let first = open.parcel.entries.first().and_then(|first| self.held.get(first));
             let under_way = first.map(|first| *bundles.under_way(first.task.priority, &first.task.fit));
-            if open.filling.is_full() || under_way.is_none_or(|under_way| under_way < UNDER_WAY_MAX) {
+            let bound = self.core.bundle_bound(open.fit, self.world.config.bundle_max, open.filling.tasks());
+            if open.filling.is_full(bound) || under_way.is_none_or(|under_way| under_way < UNDER_WAY_MAX) {
                 self.depart(bundles, open);
             } else {
                 bundles.open.push(open);

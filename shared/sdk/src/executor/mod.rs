@@ -289,7 +289,10 @@ impl<S: Clone + Send + Sync + 'static> Executor<S> {
         for offered in std::mem::take(&mut self.served) {
             let entry = announce::offered(&registry, &queue, &offered).await?;
             let service = self.wraps.iter().fold(offered.service, |inner, wrap| wrap(inner));
-            served.insert(offered.task_type, Serving { entry, service, usual: Mutex::default(), pace: pace::Pace::default() });
+            served.insert(
+                offered.task_type,
+                Serving { entry, service, usual: Mutex::default(), pace: pace::Pace::default() },
+            );
         }
         let plan = lanes::Plan {
             bus,

@@ -1,8 +1,8 @@
 //! Many submissions in few messages: those that go to the same place share one, up to the bounds of a
 //! bundle. What there is when the tasks end is sent, full or not, as `gathering` has it.
 
-use super::send::{publish_span, submit_span};
 use super::gathering::BUNDLE_BYTES_MAX;
+use super::send::{publish_span, submit_span};
 use super::{Ready, Submit};
 use crate::client::Client;
 use crate::error::Error;

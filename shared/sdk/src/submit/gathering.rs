@@ -52,9 +52,10 @@ impl Place {
     }
 
     fn is_full(&self, most: usize) -> bool {
-        let (tasks, bytes) = self.waiting.iter().fold((0, 0), |(tasks, bytes), waiting| {
-            (tasks + waiting.tasks.len(), bytes + waiting.bytes)
-        });
+        let (tasks, bytes) = self
+            .waiting
+            .iter()
+            .fold((0, 0), |(tasks, bytes), waiting| (tasks + waiting.tasks.len(), bytes + waiting.bytes));
         tasks >= most || bytes >= BUNDLE_BYTES_MAX
     }
 }
@@ -142,7 +143,8 @@ impl Gathering {
     /// Sends this batch, and whatever gathers meanwhile.
     async fn send_on(&self, subject: &str, mut batch: Vec<Waiting>) {
         while !batch.is_empty() {
-            let tasks: Vec<TaskEvent> = batch.iter_mut().flat_map(|waiting| std::mem::take(&mut waiting.tasks)).collect();
+            let tasks: Vec<TaskEvent> =
+                batch.iter_mut().flat_map(|waiting| std::mem::take(&mut waiting.tasks)).collect();
             let stored = store(&self.bus, subject, &tasks).await;
             for waiting in batch {
                 let stored = match &stored {

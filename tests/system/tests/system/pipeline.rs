@@ -5,6 +5,9 @@ use crate::tasks::{Bench, Echo, Flaky, Gated, How, echo, flaky, gated};
 use crate::waits::{announced, drained};
 use futures::StreamExt;
 use jetlane::{Error, Executor, Outcome, Priority, Task, TaskId};
+use jetlane_schemas::frame::encode_told;
+use jetlane_schemas::subject::{acked, told_ahead};
+use jetlane_schemas::{Completion, Micros, QueueName, TaskEvent};
 use jetlane_testkit::{Kit, soon};
 use std::time::{Duration, SystemTime};
 
@@ -258,4 +261,77 @@ async fn bundles_of_submissions_can_be_turned_off() {
         soon(published.next()).await.expect("a message a task");
     }
     drained(kit.client().bus(), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn submissions_of_many_callers_share_messages_while_others_are_under_way() {
+    let kit = Kit::start().await;
+    kit.serve(Executor::new(kit.client(), "tests").slots(64).task(echo));
+    announced(&kit, Echo::TYPE).await;
+    let outsider = Outsider::connect(&kit.url()).await;
+    let mut published = outsider.listen("jetlane.task.>").await;
+    let text = |number: usize| Echo { text: number.to_string() };
+    let callers = (0..400).map(|number| kit.client().submit(text(number)).into_future());
+    for (number, handle) in futures::future::join_all(callers).await.into_iter().enumerate() {
+        let output = soon(handle.expect("accepted").into_future()).await.expect("succeeds");
+        assert_eq!(output, number.to_string());
+    }
+    outsider.round_trip().await;
+    let mut messages = 0;
+    while futures::FutureExt::now_or_never(published.next()).flatten().is_some() {
+        messages += 1;
+    }
+    assert!((4..=40).contains(&messages), "{messages} messages");
+    drained(kit.client().bus(), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_stop_waiting_take_nobody_with_them() {
+    let kit = Kit::start().await;
+    kit.serve(Executor::new(kit.client(), "tests").task(echo));
+    announced(&kit, Echo::TYPE).await;
+    let text = |number: usize| Echo { text: number.to_string() };
+    // The type is listened to: the first poll of a submission sends it.
+    soon(kit.client().submit(text(0)).await.expect("accepted").into_future()).await.expect("succeeds");
+    let mut callers: Vec<_> = (0..20).map(|number| kit.client().submit(text(number)).into_future()).collect();
+    for caller in &mut callers {
+        assert!(futures::poll!(caller).is_pending());
+    }
+    // Those that are under way, and some that wait behind them.
+    callers.drain(..6);
+    for (number, caller) in (6..).zip(callers) {
+        let handle = soon(caller).await.expect("accepted");
+        assert_eq!(soon(handle.into_future()).await.expect("succeeds"), number.to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_told_ahead_counts_once_the_server_says_that_it_is_stored() {
+    let bench = Bench::default();
+    let kit = kit_with(&bench, 4).await;
+    let outsider = Outsider::connect(&kit.url()).await;
+    let task_type = Gated::TYPE.parse().expect("valid");
+    let mut heard = outsider.listen(format!("jetlane.told.{}.>", Gated::TYPE)).await;
+    let handle = kit.client().submit(Gated { text: "stored".into() }).await.expect("accepted");
+    bench.begun(1).await;
+    // One that the server refuses, and one of which nothing more is heard.
+    let task = TaskEvent::new(handle.id().clone(), task_type, QueueName::default_queue(), Micros(0), Vec::new());
+    let mut refused = Completion::of(&task, Outcome::Succeeded, Micros(1));
+    refused.body = br#""refused""#.to_vec();
+    let told = encode_told(&task.task_type, &[&refused]).expect("small");
+    let refusal = r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 1"},"seq":0}"#;
+    for (number, ack) in [(7, refusal), (8, "")] {
+        let (ahead, acked) = (told_ahead(&task.task_type, "x", number), acked(&task.task_type, "x", number));
+        outsider.client.publish(ahead, told.clone().into()).await.expect("sent");
+        outsider.client.publish(acked, ack.into()).await.expect("sent");
+    }
+    outsider.round_trip().await;
+    bench.gate.0.add_permits(1);
+    assert_eq!(soon(handle.into_future()).await.expect("succeeds"), "stored");
+    // Alone, it was told ahead and by the server's ack, in this order.
+    let mut subjects = Vec::new();
+    for _ in 0..6 {
+        subjects.push(soon(heard.next()).await.expect("told").subject.to_string());
+    }
+    assert_eq!(subjects[4], format!("{}.told", subjects[5]));
 }

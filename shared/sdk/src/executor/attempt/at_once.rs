@@ -1,8 +1,10 @@
 //! Runs that are expected to end at the first poll of their handler: nothing is woken for them, and the
 //! completions of several are stored together.
 
-use super::{Answered, Begun, Completed, Desk, Facts, Job, Run, complete_span, settled_by};
+use super::ending::complete_span;
+use super::{Answered, Begun, Desk, Facts, Job, Run, settled_by};
 use crate::executor::telling::Ran;
+use jetlane_bus::done::Completed;
 use jetlane_bus::trace;
 use jetlane_schemas::frame::RunEnd;
 use jetlane_schemas::{Completion, Outcome};

@@ -13,11 +13,14 @@ use jetlane_bus::topology::Settings;
 use jetlane_bus::{Connect, Delivery, Outgoing, Pulled, Puller, Subscription};
 use jetlane_schemas::frame::{Yield, decode_bundle, encode_bundle};
 use jetlane_schemas::subject::{self, BUCKET_NOTES, Lane, LaneKind, STREAM_LANES};
-use jetlane_schemas::{Fit, FitEntry, Headers, Needs, Priority};
+use jetlane_schemas::{Fit, FitEntry, Headers, Needs, Priority, TaskEvent, TaskId};
 use std::sync::PoisonError;
 
 /// What the handler does with its run.
 type Does = Arc<dyn Fn(&Ctx) -> Result<(), TaskError> + Send + Sync>;
+
+/// The body of a task whose handler does not end at its first poll.
+const LATER: &[u8] = b"\"later\"";
 
 struct Stage {
     desk: Desk,
@@ -46,6 +49,9 @@ fn serving(begun: Arc<Mutex<Vec<Ctx>>>, does: Does) -> Serving {
     let service = tower::service_fn(move |request: TaskRequest| {
         let (begun, does) = (Arc::clone(&begun), Arc::clone(&does));
         async move {
+            if request.task.payload == LATER {
+                tokio::task::yield_now().await;
+            }
             let answer = does(&request.ctx).map(|()| TaskReply { output: b"null".to_vec() });
             begun.lock().unwrap_or_else(PoisonError::into_inner).push(request.ctx);
             answer
@@ -263,4 +269,68 @@ async fn one_of_two_tasks_that_is_settled_after_the_lease_does_not_ack_for_both(
     jobs[1].parcel.lease.end();
     run(&stage.desk, &jobs[1]).await;
     assert_eq!((stage.begun().len(), stage.unanswered().await), (1, 1));
+}
+
+#[tokio::test]
+async fn runs_that_succeed_at_once_are_stored_together_and_each_is_settled() {
+    let mut stage = Stage::open(|_| Ok(())).await;
+    let mut ended = Vec::new();
+    for _ in 0..3 {
+        let job = stage.job(task(1), 1).await;
+        let Look::Ended(done) = look(&stage.desk, &job).await else { panic!("it ends at once") };
+        ended.push((job, *done));
+    }
+    // One of them has been cancelled meanwhile.
+    let cancelled = &ended[1].0.task;
+    let token = Some(RunToken::draw());
+    let completion = Completion { token, ..Completion::of(cancelled, Outcome::Cancelled, clock::now()) };
+    stage.desk.bus.complete(completion).await.expect("stored");
+    let over = settle_all(&stage.desk, ended).await;
+    let mut outcomes = Vec::new();
+    for (job, ran) in &over {
+        assert_eq!(ran.end, RunEnd::Done);
+        let done = stage.desk.bus.read_done(&job.task.task_type, &job.task.id).await.expect("read");
+        outcomes.push(done.expect("completed").outcome);
+    }
+    assert_eq!(outcomes, [Outcome::Succeeded, Outcome::Cancelled, Outcome::Succeeded]);
+    assert_eq!(stage.unanswered().await, 0);
+}
+
+#[tokio::test]
+async fn what_does_not_succeed_at_its_first_poll_goes_on_by_the_way_of_every_run() {
+    let fails = Arc::new(Mutex::new(None));
+    let failing = Arc::clone(&fails);
+    let mut stage = Stage::open(move |_| failing.lock().expect("whole").take().map_or(Ok(()), Err)).await;
+    let job = stage.job(TaskEvent { payload: LATER.to_vec(), ..task(1) }, 1).await;
+    let Look::Open(begun) = look(&stage.desk, &job).await else { panic!("it does not end at once") };
+    assert_eq!(go_on(&stage.desk, &job, *begun).await.end, RunEnd::Done);
+    assert!(stage.desk.bus.read_done(&job.task.task_type, &job.task.id).await.expect("read").is_some());
+
+    *fails.lock().expect("whole") = Some(TaskError::permanent("broken", "no"));
+    let job = stage.job(task(1), 1).await;
+    let Look::Open(begun) = look(&stage.desk, &job).await else { panic!("it has failed") };
+    assert_eq!(go_on(&stage.desk, &job, *begun).await.end, RunEnd::Broken);
+    let failed = stage.desk.bus.read_done(&job.task.task_type, &job.task.id).await.expect("read");
+    assert_eq!(failed.map(|done| done.outcome), Some(Outcome::Failed));
+    assert_eq!(stage.unanswered().await, 0);
+
+    let runs = stage.begun().len();
+    let job = stage.job(task(1), 1).await;
+    job.parcel.lease.end();
+    assert!(matches!(look(&stage.desk, &job).await, Look::NotBegun));
+    assert_eq!(stage.begun().len(), runs, "the handler of a run without a lease was called");
+}
+
+#[tokio::test]
+async fn a_task_that_may_have_run_is_looked_up_first_however_short_its_runs_are() {
+    let mut stage = Stage::open(|_| Ok(())).await;
+    let fresh = stage.job(task(1), 1).await;
+    assert!(!may_end_at_once(&stage.desk, &fresh), "nothing is known yet");
+    for serving in stage.desk.served.values() {
+        (0..16).for_each(|_| serving.pace.ran(Duration::ZERO));
+    }
+    assert!(may_end_at_once(&stage.desk, &fresh));
+    let again = stage.job(task(1), 2).await;
+    let suspect = stage.job(TaskEvent { suspect: true, ..task(1) }, 1).await;
+    assert!(!may_end_at_once(&stage.desk, &again) && !may_end_at_once(&stage.desk, &suspect));
 }
