@@ -52,11 +52,15 @@ pub(crate) async fn run(nats: &Nats, args: &Watch, output: &Output) -> Result<Ex
         wanted = wanted.from_the_beginning();
     }
     let mut completions = wanted.await.map_err(|error| Failure::from(error).help(NO_STREAMS))?;
+    let mut stop = std::pin::pin!(interrupted());
+    // Signals are heard from the first poll on, and whoever reads the head may send one.
+    if futures::poll!(&mut stop).is_ready() {
+        return Ok(Exit::Interrupted);
+    }
     if !output.is_json() && !print(&head()) {
         return Ok(Exit::Ok);
     }
     let mut left = args.limit.unwrap_or(u64::MAX);
-    let mut stop = std::pin::pin!(interrupted());
     while left > 0 {
         let received = tokio::select! {
             received = completions.next() => received,

@@ -1,5 +1,6 @@
 //! What Linux tells of a process: its resident memory and the processor time that it has used.
 
+use serde::Serialize;
 use std::time::Duration;
 
 /// What a process has used so far. Where the system does not tell, nothing.
@@ -35,6 +36,40 @@ impl Usage {
         let ticks: u64 = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
         let cpu = Duration::from_secs_f64(ticks as f64 / ticks_per_s.max(1) as f64);
         Self { resident_kb: kb("VmRSS"), peak_kb: kb("VmHWM"), cpu }
+    }
+}
+
+/// Processor time a task, in microseconds: of the server, and of all else, which runs in this process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub(super) struct PerTask {
+    pub(super) server_us: f64,
+    pub(super) clients_us: f64,
+}
+
+/// Reads what is used from when it is started.
+pub(super) struct Meter {
+    server: Option<u32>,
+    begun: [Duration; 2],
+}
+
+impl Meter {
+    /// Starts, for a server of this process id.
+    pub(super) fn start(server: Option<u32>) -> Self {
+        Self { server, begun: Self::read(server) }
+    }
+
+    fn read(server: Option<u32>) -> [Duration; 2] {
+        [server.map_or(Duration::ZERO, |pid| Usage::of(pid).cpu), Usage::of_this().cpu]
+    }
+
+    /// What each of so many tasks has taken since.
+    pub(super) fn per_task(&self, tasks: usize) -> PerTask {
+        let now = Self::read(self.server);
+        let us = |place: usize| {
+            let used = now[place].saturating_sub(self.begun[place]).as_secs_f64() * 1e6;
+            (used / tasks.max(1) as f64 * 10.0).round() / 10.0
+        };
+        PerTask { server_us: us(0), clients_us: us(1) }
     }
 }
 

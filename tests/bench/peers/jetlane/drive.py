@@ -22,7 +22,7 @@ def main():
     latency, turns = report["latency_ms"], report["turns"]
     floors = {}
     for turn in turns:
-        floors.setdefault(json.dumps(turn.get("in_flight")), []).append(turn["floor_tasks_per_s"])
+        floors.setdefault(json.dumps(turn.get("in_flight")), []).append(turn["floor"]["tasks_per_s"])
     setting, floor = max(((setting, statistics.median(rates)) for setting, rates in floors.items()), key=lambda it: it[1])
     shared = {"tasks": report["tasks"], "latency_until": "result", "hears_result": True, "rounds_inside": len(turns)}
     ours = {

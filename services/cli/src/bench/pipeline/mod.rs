@@ -11,13 +11,13 @@ use super::once::{STRAGGLERS, Stored, Witness};
 use super::report::tell;
 use super::services::{Services, Wanted, connect};
 use super::submitter::{Paced, Submitter};
-use super::usage::{Usage, megabytes};
+use super::usage::{Meter, Usage, megabytes};
 use super::{pace, ruler};
 use crate::args::Pipeline;
 use crate::output::{Exit, Failure, Output};
 use crate::stack::start_server;
 use jetlane_bus::floor::{Floor, Shape};
-use report::{OpenLoop, Report, Settings, Turn, Under};
+use report::{OpenLoop, Rate, Report, Settings, Turn, Under};
 use std::time::Duration;
 
 /// Floor and pipeline run this often for each of the floor's settings, in turns.
@@ -44,7 +44,7 @@ const SEED: u64 = 1;
 pub(super) async fn run(args: &Pipeline, output: &Output) -> Result<Exit, Failure> {
     let settings = Settings::of(args);
     let mut server = start_server(0, None).await?;
-    let report = Box::pin(measure(&server.url(), settings, output)).await;
+    let report = Box::pin(measure(&server.url(), server.pid(), settings, output)).await;
     server.stop().await;
     let mut report = report?;
     if args.pairs > 0 {
@@ -55,7 +55,7 @@ pub(super) async fn run(args: &Pipeline, output: &Output) -> Result<Exit, Failur
     tell(&report, &args.told, output)
 }
 
-async fn measure(url: &str, settings: Settings, output: &Output) -> Result<Report, Failure> {
+async fn measure(url: &str, server: Option<u32>, settings: Settings, output: &Output) -> Result<Report, Failure> {
     let runs = Runs::new();
     let wanted = Wanted { callbacks: settings.callbacks, ..Wanted::plain(settings.bundle) };
     let services = Services::of_noop(url, &runs, &wanted).await?;
@@ -67,7 +67,7 @@ async fn measure(url: &str, settings: Settings, output: &Output) -> Result<Repor
     for turn in 0..TURNS {
         output.say(format_args!("turn {} of {TURNS}: the bare broker, then the pipeline", turn + 1));
         let in_flight = FLOOR_IN_FLIGHT[turn % FLOOR_IN_FLIGHT.len()];
-        let turn = take_turn(url, &mut submitter, in_flight, &mut report).await?;
+        let turn = take_turn(url, server, &mut submitter, in_flight, &mut report).await?;
         report.turns.push(turn);
         if let Some(witness) = witness.take() {
             tokio::time::sleep(STRAGGLERS).await;
@@ -93,6 +93,7 @@ async fn measure(url: &str, settings: Settings, output: &Output) -> Result<Repor
 /// The bare broker, with a task a message and with the pipeline's bundles, then the pipeline.
 async fn take_turn(
     url: &str,
+    server: Option<u32>,
     submitter: &mut Submitter,
     in_flight: usize,
     report: &mut Report,
@@ -100,16 +101,27 @@ async fn take_turn(
     let Settings { tasks, body_bytes, .. } = report.settings;
     let shape = Shape { in_flight, body_bytes, ..Shape::default() };
     let mut floor = ruler::within(Floor::start(url, shape)).await?;
-    let floor_tasks_per_s = ruler::within(floor.throughput(tasks)).await?;
+    let meter = Meter::start(server);
+    let rate = ruler::within(floor.throughput(tasks)).await?;
+    let bare = Rate::of(rate, meter.per_task(tasks));
     report.floors.extend(ruler::within(floor.latencies(LATENCY_TASKS / TURNS)).await?);
     ruler::within(floor.end()).await?;
-    let bundled_floor_tasks_per_s = match report.settings.floor_bundle() {
+    let bundled = match report.settings.floor_bundle() {
         1 => None,
-        bundle => Some(ruler::throughput(url, Shape { bundle, ..shape }, tasks).await?),
+        bundle => {
+            let mut floor = ruler::within(Floor::start(url, Shape { bundle, ..shape })).await?;
+            let meter = Meter::start(server);
+            let rate = ruler::within(floor.throughput(tasks)).await?;
+            let rate = Rate::of(rate, meter.per_task(tasks));
+            ruler::within(floor.end()).await?;
+            Some(rate)
+        }
     };
-    let tasks_per_s = submitter.throughput(tasks).await?;
+    let meter = Meter::start(server);
+    let rate = submitter.throughput(tasks).await?;
+    let ours = Rate::of(rate, meter.per_task(tasks));
     report.ours.extend(submitter.latencies(LATENCY_TASKS / TURNS).await?);
-    Ok(Turn::of(tasks_per_s, floor_tasks_per_s, bundled_floor_tasks_per_s, in_flight))
+    Ok(Turn { ours, bare, bundled, in_flight })
 }
 
 /// The pipeline, then the bare broker, both sent to at this rate.

@@ -5,6 +5,7 @@ use super::super::latency::{Latencies, Percentiles, median, ratio};
 use super::super::once::Faults;
 use super::super::plot::{Axis, Panel, Picture, Scale};
 use super::super::report;
+use super::super::usage::PerTask;
 use super::pairs::Pairs;
 use crate::args::Clock;
 use crate::output::{Exit, Failure, grouped, table};
@@ -51,6 +52,7 @@ pub(super) struct Report {
     ratio_median: f64,
     /// The bare loop with as many tasks a message as the pipeline may put into one.
     bundled_floor: Option<BundledFloor>,
+    cpu_a_task: Cpu,
     /// One at a time.
     latency_ms: Latency,
     pub(super) open_loop: Vec<OpenLoop>,
@@ -86,13 +88,54 @@ struct Latency {
     floor_max: f64,
 }
 
+/// One turn of each.
 #[derive(Debug, Serialize)]
 pub(super) struct Turn {
+    #[serde(flatten)]
+    pub(super) ours: Rate,
+    #[serde(rename = "floor")]
+    pub(super) bare: Rate,
+    #[serde(rename = "bundled_floor", skip_serializing_if = "Option::is_none")]
+    pub(super) bundled: Option<Rate>,
+    pub(super) in_flight: usize,
+}
+
+/// How many tasks a second, and what processor time each took.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Rate {
     tasks_per_s: f64,
-    floor_tasks_per_s: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bundled_floor_tasks_per_s: Option<f64>,
-    in_flight: usize,
+    cpu: PerTask,
+}
+
+impl Rate {
+    pub(super) fn of(tasks_per_s: f64, cpu: PerTask) -> Self {
+        Self { tasks_per_s: tasks_per_s.round(), cpu }
+    }
+}
+
+/// Processor time a task: medians of all turns.
+#[derive(Debug, Default, Serialize)]
+struct Cpu {
+    ours: PerTask,
+    floor: PerTask,
+    bundled_floor: Option<PerTask>,
+}
+
+impl Cpu {
+    fn of(turns: &[Turn]) -> Self {
+        let middle = |of: fn(&Turn) -> Option<Rate>| {
+            let of = || turns.iter().filter_map(of);
+            (of().count() > 0).then(|| PerTask {
+                server_us: median(of().map(|rate| rate.cpu.server_us)),
+                clients_us: median(of().map(|rate| rate.cpu.clients_us)),
+            })
+        };
+        Self {
+            ours: middle(|turn| Some(turn.ours)).unwrap_or_default(),
+            floor: middle(|turn| Some(turn.bare)).unwrap_or_default(),
+            bundled_floor: middle(|turn| turn.bundled),
+        }
+    }
 }
 
 /// Pipeline and bare loop under the same open loop.
@@ -113,17 +156,6 @@ pub(super) struct Under {
     pub(super) latency_ms: Percentiles,
     #[serde(skip)]
     pub(super) curve: Vec<(f64, f64)>,
-}
-
-impl Turn {
-    pub(super) fn of(ours: f64, floor: f64, bundled_floor: Option<f64>, in_flight: usize) -> Self {
-        Self {
-            tasks_per_s: ours.round(),
-            floor_tasks_per_s: floor.round(),
-            bundled_floor_tasks_per_s: bundled_floor.map(f64::round),
-            in_flight,
-        }
-    }
 }
 
 impl OpenLoop {
@@ -147,6 +179,7 @@ impl Report {
             floor_tasks_per_s_median: 0.0,
             ratio_median: 0.0,
             bundled_floor: None,
+            cpu_a_task: Cpu::default(),
             latency_ms: Latency::default(),
             open_loop: Vec::new(),
             pairs: None,
@@ -161,13 +194,13 @@ impl Report {
     /// Sums the turns up. Returns the rate that counts as the capacity: the middle one, since the best is luck.
     pub(super) fn sum_up(&mut self) -> f64 {
         let turns = &self.turns;
-        let ours = || turns.iter().map(|turn| turn.tasks_per_s);
-        let floors = || turns.iter().map(|turn| turn.floor_tasks_per_s);
+        let ours = || turns.iter().map(|turn| turn.ours.tasks_per_s);
+        let floors = || turns.iter().map(|turn| turn.bare.tasks_per_s);
         (self.tasks_per_s, self.tasks_per_s_median) = (best(ours()), median(ours()));
         (self.floor_tasks_per_s, self.floor_tasks_per_s_median) = (best(floors()), median(floors()));
         self.ratio = ratio(self.tasks_per_s, self.floor_tasks_per_s);
         self.ratio_median = median(ours().zip(floors()).map(|(ours, floor)| ratio(ours, floor)));
-        let bundled = || turns.iter().filter_map(|turn| turn.bundled_floor_tasks_per_s);
+        let bundled = || turns.iter().filter_map(|turn| Some(turn.bundled?.tasks_per_s));
         self.bundled_floor = (bundled().count() > 0).then(|| BundledFloor {
             bundle: self.settings.floor_bundle(),
             tasks_per_s: best(bundled()),
@@ -175,6 +208,7 @@ impl Report {
             tasks_per_s_median: median(bundled()),
             ratio_median: median(ours().zip(bundled()).map(|(ours, floor)| ratio(ours, floor))),
         });
+        self.cpu_a_task = Cpu::of(turns);
         let (ours, floor) = (self.ours.percentiles(), self.floors.percentiles());
         self.latency_ms = Latency {
             p50: ours.p50,
@@ -191,22 +225,28 @@ impl Report {
 
     fn systems(&self) -> String {
         let of = |latency: Percentiles| [latency.p50, latency.p99, latency.p99_9, latency.max].map(ms);
-        let row = |name: String, rates: [f64; 2], [p50, p99, p99_9, max]: [String; 4]| {
+        let row = |name: String, rates: [f64; 2], cpu: PerTask, [p50, p99, p99_9, max]: [String; 4]| {
             let [best, median] = rates.map(|rate| format!("{rate:.0}"));
-            [name, best, median, p50, p99, p99_9, max]
+            let [server, clients] = [cpu.server_us, cpu.clients_us].map(|us| format!("{us:.0}"));
+            [name, best, median, server, clients, p50, p99, p99_9, max]
         };
         let none = || [const { String::new() }; 4].map(|_| "-".to_owned());
         let mut rows = vec![row(
             "bare broker, three hops".into(),
             [self.floor_tasks_per_s, self.floor_tasks_per_s_median],
+            self.cpu_a_task.floor,
             of(self.floors.percentiles()),
         )];
         rows.extend(self.bundled_floor.as_ref().map(|floor| {
             let name = format!("bare broker, {} a message", floor.bundle);
-            row(name, [floor.tasks_per_s, floor.tasks_per_s_median], none())
+            let cpu = self.cpu_a_task.bundled_floor.unwrap_or_default();
+            row(name, [floor.tasks_per_s, floor.tasks_per_s_median], cpu, none())
         }));
-        rows.push(row("pipeline".into(), [self.tasks_per_s, self.tasks_per_s_median], of(self.ours.percentiles())));
-        table(["system", "tasks/s", "median", "p50 ms", "p99 ms", "p99.9 ms", "max ms"], rows)
+        let rates = [self.tasks_per_s, self.tasks_per_s_median];
+        rows.push(row("pipeline".into(), rates, self.cpu_a_task.ours, of(self.ours.percentiles())));
+        let heads =
+            ["system", "tasks/s", "median", "server µs", "clients µs", "p50 ms", "p99 ms", "p99.9 ms", "max ms"];
+        table(heads, rows)
     }
 
     fn loads(&self) -> String {
