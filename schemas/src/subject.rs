@@ -180,6 +180,11 @@ pub fn parse_told_ahead(subject: &str) -> Option<&str> {
     subject.strip_suffix(".told").filter(|acked| acked.contains(".@."))
 }
 
+/// Whether acks of completions that were told ahead come on this subject.
+pub fn is_acked(subject: &str) -> bool {
+    subject.contains(".@.") && parse_told_ahead(subject).is_none()
+}
+
 /// All of both, of a type.
 pub fn told_alone(task_type: &TaskType) -> String {
     format!("jetlane.told.{task_type}.@.>")

@@ -5,9 +5,8 @@ use crate::dev::interrupted;
 use crate::output::{Exit, Failure, Output};
 use crate::reach;
 use jetlane::{Client, Completion, Outcome, TaskId, TaskType};
-use jetlane_bus::{Message, says_stored};
+use jetlane_bus::Message;
 use jetlane_schemas::frame::Told;
-use jetlane_schemas::subject;
 use serde::de::IgnoredAny;
 use std::future::Future;
 use std::io::Write as _;
@@ -130,9 +129,9 @@ async fn completion_of_any_type(client: &Client, id: &TaskId, output: &Output) -
     let bus = client.bus();
     let closed = || Failure::from(jetlane::Error::Closed { id: id.clone() });
     let mut connections = bus.connections();
-    let listening = bus.subscribe(subject::TOLD_ALL).await;
+    let listening = bus.hear_all_told().await;
     let mut told = listening.map_err(|error| Failure::of(Exit::Error, &error))?;
-    let (mut said, mut heard) = (false, Heard::default());
+    let mut said = false;
     loop {
         connections.mark_unchanged();
         if let Some(completion) = look(client, None, id).await? {
@@ -147,7 +146,7 @@ async fn completion_of_any_type(client: &Client, id: &TaskId, output: &Output) -
         loop {
             tokio::select! {
                 // What is told is what is stored; a copy of the stream may not have it yet.
-                message = told.next() => if let Some(completion) = heard.take(&message.ok_or_else(closed)?, id) {
+                message = told.next() => if let Some(completion) = find(&message.ok_or_else(closed)?, id) {
                     return Ok(completion);
                 },
                 changed = connections.changed() => {
@@ -156,23 +155,6 @@ async fn completion_of_any_type(client: &Client, id: &TaskId, output: &Output) -
                 }
                 () = &mut look_again => break,
             }
-        }
-    }
-}
-
-/// What was told ahead, and where its ack comes: it counts once that says so.
-#[derive(Default)]
-struct Heard(Option<(String, Completion)>);
-
-impl Heard {
-    fn take(&mut self, message: &Message, id: &TaskId) -> Option<Completion> {
-        if let Some(acked) = subject::parse_told_ahead(&message.subject) {
-            self.0 = find(message, id).map(|completion| (acked.to_owned(), completion)).or(self.0.take());
-            return None;
-        }
-        match self.0.take_if(|(acked, _)| *acked == message.subject) {
-            Some((_, completion)) => says_stored(&message.body).then_some(completion),
-            None => find(message, id),
         }
     }
 }

@@ -15,6 +15,8 @@ use tokio::task::JoinSet;
 /// How often the streams are asked. A flow that was never used waits so long for its first task to be
 /// seen; those that most tasks take are read from the start.
 const POLL_EVERY: Duration = Duration::from_millis(500);
+/// What is due is counted every so many polls: a retry of a flow that was never used can wait a second.
+const DUE_EVERY: u32 = 2;
 /// How often it is said again that nobody serves something: every so many polls.
 const WARN_EVERY: u32 = 120;
 
@@ -30,9 +32,18 @@ pub(crate) fn watch(bus: &Bus, registry: Known, helpers: &mut JoinSet<Result<(),
 
 async fn poll(bus: Bus, registry: Known, told: watch::Sender<Arc<BTreeMap<Flow, u64>>>) -> Result<(), Error> {
     let mut unserved = Unserved::default();
-    loop {
-        match count(&bus).await {
-            Ok(flows) => {
+    let mut due = BTreeMap::new();
+    for poll in 0_u32.. {
+        let counted = async {
+            if poll.is_multiple_of(DUE_EVERY) {
+                due = bus.subject_counts(STREAM_TIME, DUE_ALL).await?;
+            }
+            bus.subject_counts(STREAM_TASKS, ALL).await
+        };
+        match counted.await {
+            Ok(tasks) => {
+                let all = tasks.iter().chain(&due);
+                let flows = all.filter_map(|(subject, count)| Some((Flow::parse(subject)?, *count))).collect();
                 unserved.look(&flows, &registry.borrow());
                 told.send_replace(Arc::new(flows));
             }
@@ -40,13 +51,7 @@ async fn poll(bus: Bus, registry: Known, told: watch::Sender<Arc<BTreeMap<Flow, 
         }
         tokio::time::sleep(POLL_EVERY).await;
     }
-}
-
-async fn count(bus: &Bus) -> Result<BTreeMap<Flow, u64>, jetlane_bus::Error> {
-    let (tasks, due) =
-        futures::try_join!(bus.subject_counts(STREAM_TASKS, ALL), bus.subject_counts(STREAM_TIME, DUE_ALL))?;
-    let flows = tasks.into_iter().chain(due).filter_map(|(subject, count)| Some((Flow::parse(&subject)?, count)));
-    Ok(flows.collect())
+    Ok(())
 }
 
 /// What waits although nobody serves it: being early is no error, but it is said.

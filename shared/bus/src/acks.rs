@@ -164,7 +164,7 @@ impl Acks {
 }
 
 /// Whether the server's answer to a publish says that it is stored.
-pub fn says_stored(body: &[u8]) -> bool {
+pub(crate) fn says_stored(body: &[u8]) -> bool {
     matches!(read(None, body), Answer::Stored(_))
 }
 

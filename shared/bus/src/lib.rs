@@ -9,7 +9,7 @@
 //! - [`flows`]: the consumers of intake and lanes; taking over from an old leader
 //! - [`unreadable`]: messages whose headers are none, found before they do more harm
 //! - [`look`]: what is stored, read in its order without taking it
-//! - [`done`]: the one completion of a task, arbitrated by the server
+//! - [`done`]: the one completion of a task, arbitrated by the server; [`Hearing`]: hearing of it
 //! - [`schedule`]: delays in the broker
 //! - [`lease`], [`kv`]: who leads a queue; what is announced
 //! - [`trace`], [`clock`]: trace context as it travels; the three clocks
@@ -26,6 +26,7 @@ pub mod done;
 mod error;
 pub mod floor;
 pub mod flows;
+mod hearing;
 pub mod kv;
 pub mod lease;
 pub mod local;
@@ -39,8 +40,8 @@ pub mod trace;
 pub mod unreadable;
 
 pub use ack::Ack;
-pub use acks::says_stored;
 pub use connection::{Bus, Connect, Message, ServerFacts, Subscription, WhenAbsent};
 pub use error::Error;
+pub use hearing::Hearing;
 pub use publish::{Outgoing, Published};
 pub use pull::{Delivery, Pulled, Puller};

@@ -3,10 +3,10 @@
 
 use crate::error::Error;
 use futures::StreamExt;
-use jetlane_bus::{Bus, Message, Subscription};
+use jetlane_bus::{Bus, Hearing, Message};
 use jetlane_schemas::frame::Told;
 use jetlane_schemas::{Completion, TaskEvent, TaskId, TaskType, subject};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -18,9 +18,6 @@ const LOOK_UP_EVERY: Duration = Duration::from_secs(15);
 const LOOK_UPS_IN_FLIGHT: usize = 32;
 /// The most look-ups of one round, so that a million waiting handles cost a bounded load.
 const LOOK_UPS_A_ROUND: usize = 1_000;
-
-/// Completions that were told ahead and wait for their ack, at most; beyond it the oldest are looked up.
-const AHEAD_MAX: usize = 256;
 
 type Waiting = HashMap<TaskId, Vec<Waiter>>;
 
@@ -133,12 +130,10 @@ impl Listening {
     async fn listen(&self, types: &mut Types, task_type: &TaskType) -> Result<Arc<Mutex<Waiting>>, Error> {
         let subject = subject::told(task_type);
         let failed = |source| Error::Subscribe { name: subject.clone(), source };
-        let subscription = self.bus.subscribe(&subject).await.map_err(failed)?;
-        let alone = self.bus.subscribe(&subject::told_alone(task_type)).await.map_err(failed)?;
+        let hearing = self.bus.hear_told(task_type).await.map_err(failed)?;
         let waiting = Arc::new(Mutex::new(Waiting::new()));
         let (missed, look_ups) = mpsc::channel(1);
-        types.tasks.push(tokio::spawn(hear(subscription, Arc::clone(&waiting))));
-        types.tasks.push(tokio::spawn(hear_alone(alone, Arc::clone(&waiting))));
+        types.tasks.push(tokio::spawn(hear(hearing, Arc::clone(&waiting))));
         types.tasks.push(tokio::spawn(notice_gaps(self.bus.clone(), missed)));
         types.tasks.push(tokio::spawn(look_up(self.bus.clone(), task_type.clone(), Arc::clone(&waiting), look_ups)));
         types.listening.insert(task_type.clone(), Arc::clone(&waiting));
@@ -152,39 +147,11 @@ impl Drop for Listening {
     }
 }
 
-async fn hear(mut subscription: Subscription, waiting: Arc<Mutex<Waiting>>) {
-    while let Some(message) = subscription.next().await {
+async fn hear(mut hearing: Hearing, waiting: Arc<Mutex<Waiting>>) {
+    while let Some(message) = hearing.next().await {
         tell_message(&waiting, &message);
     }
     lock(&waiting).clear();
-}
-
-/// Hears completions that are stored alone: what they are before the server has stored them, and then its ack,
-/// by which alone they count.
-async fn hear_alone(mut subscription: Subscription, waiting: Arc<Mutex<Waiting>>) {
-    let mut ahead = VecDeque::<(String, Message)>::new();
-    while let Some(message) = subscription.next().await {
-        if let Some(acked) = subject::parse_told_ahead(&message.subject) {
-            if is_awaited(&waiting, &message) {
-                if ahead.len() == AHEAD_MAX {
-                    ahead.pop_front();
-                }
-                ahead.push_back((acked.to_owned(), message));
-            }
-        } else if let Some(place) = ahead.iter().position(|(acked, _)| *acked == message.subject)
-            && let Some((_, told)) = ahead.remove(place)
-            && jetlane_bus::says_stored(&message.body)
-        {
-            tell_message(&waiting, &told);
-        }
-    }
-}
-
-fn is_awaited(waiting: &Mutex<Waiting>, message: &Message) -> bool {
-    // What cannot be read is told once more in no other way: it is looked up.
-    let Ok(told) = Told::decode(&message.body) else { return false };
-    let waiting = lock(waiting);
-    told.iter().any(|(id, _)| waiting.contains_key(id))
 }
 
 /// Most completions may be other submitters': their ids are looked at before anything is made of them.

@@ -3,9 +3,9 @@
 use super::noop::Noop;
 use crate::output::{Exit, Failure};
 use jetlane::{Bus, Client, TaskType};
-use jetlane_bus::Subscription;
+use jetlane_bus::Hearing;
 use jetlane_schemas::frame::Told;
-use jetlane_schemas::subject::{self, STREAM_DONE};
+use jetlane_schemas::subject::STREAM_DONE;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::ops::AddAssign;
@@ -106,7 +106,7 @@ impl Witness {
 }
 
 /// Stored completions, as submitters are told of them.
-pub(super) struct Heard(Subscription);
+pub(super) struct Heard(Hearing);
 
 impl Heard {
     /// The ids of the tasks of the next message; `None` once the connection is closed for good.
@@ -125,7 +125,7 @@ pub(super) async fn completions(bus: &Bus) -> Result<Heard, Failure> {
 
 /// Every stored completion of a type.
 pub(super) async fn completions_of(bus: &Bus, task_type: &TaskType) -> Result<Heard, Failure> {
-    let subscribed = bus.subscribe(&subject::told(task_type)).await;
+    let subscribed = bus.hear_told(task_type).await;
     subscribed.map(Heard).map_err(|error| Failure::of(Exit::Error, &error))
 }
 
