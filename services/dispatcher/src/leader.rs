@@ -74,6 +74,7 @@ pub(crate) struct Leader {
     flows: Flows,
     works: FuturesUnordered<BoxFuture<'static, Carried>>,
     bundles: Bundles,
+    under_way: bundles::UnderWay,
     /// Publishes to lanes whose outcome is not known.
     on_the_way: usize,
     /// Messages whose tasks are all settled, to be acknowledged at the end of this turn.

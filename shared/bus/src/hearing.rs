@@ -60,27 +60,48 @@ impl Hearing {
     }
 }
 
-/// What was told ahead, by the subject on which its ack comes.
+/// What was told ahead and what was acked, until the two meet.
 #[derive(Debug, Default)]
-struct Ahead(VecDeque<(String, Message)>);
+struct Ahead {
+    /// By the subject on which its ack comes.
+    told: VecDeque<(String, Message)>,
+    /// Acks that came first: over a cluster's routes, what came from another server has an order of its own.
+    acked: VecDeque<String>,
+}
 
 impl Ahead {
     /// What a message says is stored, if anything.
     fn take(&mut self, message: Message) -> Option<Message> {
         if let Some(acked) = subject::parse_told_ahead(&message.subject) {
-            if self.0.len() == AHEAD_MAX {
-                self.0.pop_front();
+            if let Some(place) = self.acked.iter().position(|early| early == acked) {
+                self.acked.remove(place);
+                return Some(message);
             }
-            self.0.push_back((acked.to_owned(), message));
+            let acked = acked.to_owned();
+            keep(&mut self.told, (acked, message));
             return None;
         }
         if !subject::is_acked(&message.subject) {
             return Some(message);
         }
-        let place = self.0.iter().position(|(acked, _)| *acked == message.subject)?;
-        let (_, told) = self.0.remove(place)?;
-        says_stored(&message.body).then_some(told)
+        let is_stored = says_stored(&message.body);
+        match self.told.iter().position(|(acked, _)| *acked == message.subject) {
+            Some(place) => self.told.remove(place).filter(|_| is_stored).map(|(_, told)| told),
+            None => {
+                if is_stored {
+                    keep(&mut self.acked, message.subject);
+                }
+                None
+            }
+        }
     }
+}
+
+fn keep<T>(those: &mut VecDeque<T>, one: T) {
+    if those.len() == AHEAD_MAX {
+        those.pop_front();
+    }
+    those.push_back(one);
 }
 
 #[cfg(test)]
@@ -104,6 +125,8 @@ mod tests {
         assert!(ahead.take(acked(1, refused)).is_none() && ahead.take(acked(1, stored)).is_none());
         assert_eq!(ahead.take(acked(2, stored)).expect("stored").body, "told");
         assert!(ahead.take(acked(2, stored)).is_none(), "told before");
+        assert!(ahead.take(acked(4, stored)).is_none());
+        assert!(ahead.take(told(4)).is_some(), "its ack came first");
         assert!(ahead.take(message(subject::told(&task_type), "many")).is_some());
     }
 
@@ -114,6 +137,6 @@ mod tests {
         for number in 0..AHEAD_MAX + 3 {
             ahead.take(message(subject::told_ahead(&task_type, "c", number), ""));
         }
-        assert_eq!(ahead.0.len(), AHEAD_MAX);
+        assert_eq!(ahead.told.len(), AHEAD_MAX);
     }
 }

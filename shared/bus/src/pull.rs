@@ -15,9 +15,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How long a pull waits in the server. The client's own count of what is missing heals at the latest
+/// How long a pull waits in the server, which tells of a message that it gives up when the next pull ends at the
+/// latest. The client's own count of what is missing heals at the latest
 /// after this and [`EXPIRY_GRACE`].
-const PULL_EXPIRES: Duration = Duration::from_secs(30);
+const PULL_EXPIRES: Duration = Duration::from_secs(25);
 /// How long after its expiry a pull that the server never ended is given up.
 const EXPIRY_GRACE: Duration = Duration::from_secs(5);
 /// The pause before asking again after the server refused a pull.
@@ -113,7 +114,7 @@ impl Puller {
         let floor = self.bus.client.max_payload() + 4_096;
         let request = NextRequest {
             batch: count,
-            expires: u64::try_from(PULL_EXPIRES.as_nanos()).expect("30 s fit into 64 bits of nanoseconds"),
+            expires: u64::try_from(PULL_EXPIRES.as_nanos()).expect("25 s fit into 64 bits of nanoseconds"),
             max_bytes: bytes_max.map(|bytes| bytes.max(floor)),
         };
         let body = serde_json::to_vec(&request).expect("three numbers are JSON");

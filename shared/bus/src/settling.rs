@@ -68,11 +68,12 @@ impl Settling {
 }
 
 async fn send(client: &Client, waiting: &Waiting) -> Result<(), PublishError> {
-    let acks = std::mem::take(&mut *waiting.lock());
-    for ack in acks {
+    loop {
+        // One by one: whoever stops in between has taken one with it, and not all.
+        let next = waiting.lock().pop();
+        let Some(ack) = next else { return Ok(()) };
         client.publish(ack, Bytes::from_static(b"+ACK")).await?;
     }
-    Ok(())
 }
 
 async fn send_late(client: Client, waiting: Arc<Waiting>) {

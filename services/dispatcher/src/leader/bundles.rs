@@ -39,26 +39,29 @@ struct Open {
     filling: Filling,
 }
 
-/// The bundles that are being filled, one a lane at most, and what is under way.
+/// The bundles that are being filled, one a lane at most.
 #[derive(Default)]
-pub(super) struct Bundles {
-    open: Vec<Open>,
-    under_way: Vec<(Priority, Fit, usize)>,
-}
+pub(super) struct Bundles(Vec<Open>);
 
 impl Bundles {
-    /// How many messages those that are being filled will be.
+    /// How many messages they will be.
     pub(super) fn len(&self) -> usize {
-        self.open.len()
+        self.0.len()
     }
+}
 
-    fn under_way(&mut self, priority: Priority, fit: &Fit) -> &mut usize {
-        let place = self.under_way.iter().position(|(p, f, _)| *p == priority && f == fit);
+/// How many messages of each lane are under way.
+#[derive(Default)]
+pub(super) struct UnderWay(Vec<(Priority, Fit, usize)>);
+
+impl UnderWay {
+    fn of(&mut self, priority: Priority, fit: &Fit) -> &mut usize {
+        let place = self.0.iter().position(|(p, f, _)| *p == priority && f == fit);
         let place = place.unwrap_or_else(|| {
-            self.under_way.push((priority, fit.clone(), 0));
-            self.under_way.len() - 1
+            self.0.push((priority, fit.clone(), 0));
+            self.0.len() - 1
         });
-        &mut self.under_way[place].2
+        &mut self.0[place].2
     }
 }
 
@@ -82,10 +85,10 @@ impl Leader {
             let first = open.parcel.entries.first().and_then(|first| self.held.get(first));
             first.is_some_and(|first| first.task.priority == held.task.priority && first.task.fit == held.task.fit)
         };
-        let place = bundles.open.iter().position(is_its);
+        let place = bundles.0.iter().position(is_its);
         let fit = self.core.fit(&held.task.fit).unwrap_or_default();
         let most = self.world.config.bundle_max;
-        if let Some(open) = place.and_then(|place| bundles.open.get_mut(place))
+        if let Some(open) = place.and_then(|place| bundles.0.get_mut(place))
             && open.filling.take(self.core.bundle_bound(fit, most, open.filling.tasks() + 1), more)
         {
             open.parcel.entries.extend(parcel.entries);
@@ -96,41 +99,39 @@ impl Leader {
         match place {
             // The full one goes before the next of its lane.
             Some(place) => {
-                let full = std::mem::replace(&mut bundles.open[place], open);
-                self.depart(bundles, full);
+                let full = std::mem::replace(&mut bundles.0[place], open);
+                self.depart(full);
             }
-            None => bundles.open.push(open),
+            None => bundles.0.push(open),
         }
     }
 
     /// The end of a turn: sends what is full, and what need not wait.
     pub(super) fn send_due(&mut self, bundles: &mut Bundles) {
-        for open in std::mem::take(&mut bundles.open) {
+        for open in std::mem::take(&mut bundles.0) {
             let first = open.parcel.entries.first().and_then(|first| self.held.get(first));
-            let under_way = first.map(|first| *bundles.under_way(first.task.priority, &first.task.fit));
+            let under_way = first.map(|first| *self.under_way.of(first.task.priority, &first.task.fit));
             let bound = self.core.bundle_bound(open.fit, self.world.config.bundle_max, open.filling.tasks());
             if open.filling.is_full(bound) || under_way.is_none_or(|under_way| under_way < UNDER_WAY_MAX) {
-                self.depart(bundles, open);
+                self.depart(open);
             } else {
-                bundles.open.push(open);
+                bundles.0.push(open);
             }
         }
     }
 
     /// Sends all that is being filled.
     pub(super) fn send_all(&mut self) {
-        let mut bundles = std::mem::take(&mut self.bundles);
-        for open in std::mem::take(&mut bundles.open) {
-            self.depart(&mut bundles, open);
+        for open in std::mem::take(&mut self.bundles).0 {
+            self.depart(open);
         }
-        self.bundles = bundles;
     }
 
-    fn depart(&mut self, bundles: &mut Bundles, open: Open) {
+    fn depart(&mut self, open: Open) {
         let first = open.parcel.entries.first().and_then(|first| self.held.get(first));
         let lane = first.map(|first| (first.task.priority, first.task.fit.clone()));
         if let Some((priority, fit)) = &lane {
-            *bundles.under_way(*priority, fit) += 1;
+            *self.under_way.of(*priority, fit) += 1;
         }
         self.send(Parcel { lane, ..open.parcel });
     }
@@ -173,7 +174,7 @@ impl Leader {
     /// A message is not under way any more.
     fn arrived(&mut self, parcel: &Parcel) {
         if let Some((priority, fit)) = &parcel.lane {
-            let under_way = self.bundles.under_way(*priority, fit);
+            let under_way = self.under_way.of(*priority, fit);
             *under_way = under_way.saturating_sub(1);
         }
     }

@@ -56,6 +56,7 @@ impl Leader {
             flows: Flows::new(bus.clone(), world.door.clone(), epoch),
             works: FuturesUnordered::new(),
             bundles: super::bundles::Bundles::default(),
+            under_way: super::bundles::UnderWay::default(),
             on_the_way: 0,
             acks: Vec::new(),
             credits,

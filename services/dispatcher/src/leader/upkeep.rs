@@ -100,7 +100,9 @@ impl Leader {
             Beside::SharedTold(shared, written) => self.shared_told(shared, written),
             Beside::TakenBack(lane, taken) => self.taken_back(&lane, taken),
             // A count of what moves meanwhile says nothing.
-            Beside::Counted(moves, counted) if moves == self.upkeep.moves && self.on_the_way == 0 => {
+            Beside::Counted(moves, counted)
+                if moves == self.upkeep.moves && self.on_the_way == 0 && self.bundles.len() == 0 =>
+            {
                 self.take_counted(&counted);
             }
             Beside::Counted(..) => {}

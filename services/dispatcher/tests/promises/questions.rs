@@ -70,10 +70,11 @@ async fn whoever_asks_learns_why_a_task_waits_and_when_it_would_start() {
 async fn questions_that_are_no_good_or_too_many_are_refused_and_stop_nothing() {
     let stage = Stage::set().await;
     stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
-    stage.announce("elsewhere", r#"{"queue":"another"}"#).await;
     let waits = task("pictures", "a.b", Priority::Normal);
     stage.submit(&waits).await;
     until_read(&stage, &pictures(), 1).await;
+    // Only now: the first lease of the bucket is that of the queue that is looked at.
+    stage.announce("elsewhere", r#"{"queue":"another"}"#).await;
     let foreign = Prospect { task_type: "elsewhere".parse().unwrap(), ..prospect(1, None) };
     assert!(matches!(stage.ask("pictures", &Question::Expect(foreign)).await, Answer::Refused { .. }));
     let answers = (0..60).map(|_| async {

@@ -33,6 +33,12 @@ pub(crate) struct Counter {
     runs: Arc<Runs>,
 }
 
+impl Drop for Counter {
+    fn drop(&mut self) {
+        self.runs.abandon();
+    }
+}
+
 impl Counter {
     pub(crate) fn new(desk: Desk, holding: Arc<Holding>, freed: Arc<watch::Sender<u64>>) -> Self {
         let (waiting, unbundling, desk) = (Waiting::default(), JoinSet::new(), Arc::new(desk));

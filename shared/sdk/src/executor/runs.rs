@@ -28,7 +28,7 @@ pub(crate) struct Runs {
     slot_freed: Notify,
     /// Handlers are to end now.
     halt: CancellationToken,
-    /// Nobody waits for anything any more.
+    /// Nobody waits for anything any more: runs end where they are.
     abandon: CancellationToken,
     /// Runs that processors can do at the same time.
     abreast: usize,
@@ -115,9 +115,26 @@ impl Runs {
         all
     }
 
+    /// Ends everything where it is, and hands nothing back: the executor is gone, and nobody gives signs of life
+    /// for its tasks.
+    pub(crate) fn abandon(&self) {
+        self.abandon.cancel();
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let abandon = self.abandon.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = work => {}
+                () = abandon.cancelled() => {}
+            }
+        });
+    }
+
     fn run_alone(self: &Arc<Self>, slots: Slots, mut job: Job, begun: Option<Begun>) {
         let runs = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             let _slots = slots;
             let started = Instant::now();
             let run = async {
@@ -134,11 +151,7 @@ impl Runs {
             let ran = match ran {
                 Some(ran) => ran,
                 None => {
-                    let back = Box::pin(next_run::halt(&runs.desk, &mut job));
-                    tokio::select! {
-                        () = back => {}
-                        () = runs.abandon.cancelled() => {}
-                    }
+                    Box::pin(next_run::halt(&runs.desk, &mut job)).await;
                     Ran { end: RunEnd::NotRun, took: started.elapsed() }
                 }
             };
@@ -148,9 +161,14 @@ impl Runs {
 
     fn run_together(self: &Arc<Self>, mut slots: Slots, jobs: Vec<Job>) {
         let runs = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             let mut ended = Vec::with_capacity(jobs.len());
             for job in jobs {
+                // One of them was slow: the rest go as every run does.
+                if !attempt::may_end_at_once(&runs.desk, &job) {
+                    runs.run_alone(slots.split_one(), job, None);
+                    continue;
+                }
                 match attempt::look(&runs.desk, &job).await {
                     Look::Ended(done) => ended.push((job, *done)),
                     Look::Open(begun) => runs.run_alone(slots.split_one(), job, Some(*begun)),
@@ -160,13 +178,8 @@ impl Runs {
             if ended.is_empty() {
                 return;
             }
-            tokio::select! {
-                biased;
-                ran = attempt::settle_all(&runs.desk, ended) => {
-                    ran.iter().for_each(|(job, ran)| runs.over(job, *ran));
-                }
-                () = runs.abandon.cancelled() => {}
-            }
+            let over = attempt::settle_all(&runs.desk, ended).await;
+            over.iter().for_each(|(job, ran)| runs.over(job, *ran));
             drop(slots);
         });
     }

@@ -21,6 +21,7 @@ pub(super) const BUNDLE_BYTES_MAX: usize = 64 * 1024;
 pub(crate) struct Gathering {
     bus: Bus,
     places: Arc<Mutex<HashMap<String, Place>>>,
+    runtime: Handle,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +37,13 @@ struct Waiting {
     bytes: usize,
     most: usize,
     told: oneshot::Sender<Result<Accepted, Error>>,
+}
+
+impl Waiting {
+    fn tell(self, stored: Result<Accepted, Error>) {
+        // Who has stopped waiting need not be told.
+        let _gone = self.told.send(stored);
+    }
 }
 
 impl Place {
@@ -60,38 +68,11 @@ impl Place {
     }
 }
 
-/// How tasks go.
-enum Turn {
-    /// At once, by their caller.
-    Send(Vec<TaskEvent>),
-    /// With others, by whoever sends those.
-    Wait(oneshot::Receiver<Result<Accepted, Error>>),
-}
-
-/// A message under way. When it is answered, or given up, what has gathered behind it goes.
-struct UnderWay<'a> {
-    gathering: &'a Gathering,
-    subject: &'a str,
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        let batch = self.gathering.next(self.subject);
-        if batch.is_empty() {
-            return;
-        }
-        let (gathering, subject) = (self.gathering.clone(), self.subject.to_owned());
-        // Without a runtime nobody waits any more.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move { gathering.send_on(&subject, batch).await });
-        }
-    }
-}
-
 impl Gathering {
-    /// Nothing is under way.
+    /// Nothing is under way. To be called on the runtime that the connection lives on: messages go from there,
+    /// whatever becomes of their callers.
     pub(crate) fn new(bus: Bus) -> Self {
-        Self { bus, places: Arc::default() }
+        Self { bus, places: Arc::default(), runtime: Handle::current() }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Place>> {
@@ -108,53 +89,57 @@ impl Gathering {
         if tasks.len() >= most || bytes >= BUNDLE_BYTES_MAX {
             return store(&self.bus, subject, &tasks).await;
         }
-        match self.turn(subject, tasks, bytes, most) {
-            Turn::Send(tasks) => {
-                let _under_way = UnderWay { gathering: self, subject };
-                store(&self.bus, subject, &tasks).await
-            }
-            Turn::Wait(answer) => {
-                let closed = |_| Error::Send { subject: subject.to_owned(), source: "the client ends".into() };
-                answer.await.map_err(closed)?
-            }
-        }
+        let (told, answer) = oneshot::channel();
+        self.add(subject, Waiting { tasks, bytes, most, told });
+        let closed = |_| Error::Send { subject: subject.to_owned(), source: "the client ends".into() };
+        answer.await.map_err(closed)?
     }
 
-    fn turn(&self, subject: &str, tasks: Vec<TaskEvent>, bytes: usize, most: usize) -> Turn {
+    /// These go at once, or with what goes next. In a task of its own: others may wait behind this message, so no
+    /// caller that pauses or stops may hold it up.
+    fn add(&self, subject: &str, waiting: Waiting) {
         let mut places = self.lock();
         if !places.contains_key(subject) {
             places.insert(subject.to_owned(), Place::default());
         }
         let place = places.get_mut(subject).expect("it was there, or has been made");
-        if place.under_way < UNDER_WAY_MAX {
-            place.under_way += 1;
-            return Turn::Send(tasks);
-        }
-        let (told, answer) = oneshot::channel();
-        place.waiting.push(Waiting { tasks, bytes, most, told });
-        if place.is_full(most) {
+        let most = waiting.most;
+        place.waiting.push(waiting);
+        if place.under_way < UNDER_WAY_MAX || place.is_full(most) {
             place.under_way += 1;
             let (batch, gathering, subject) = (place.take(), self.clone(), subject.to_owned());
-            tokio::spawn(async move { gathering.send_on(&subject, batch).await });
+            self.runtime.spawn(async move { gathering.send_on(&subject, batch).await });
         }
-        Turn::Wait(answer)
     }
 
     /// Sends this batch, and whatever gathers meanwhile.
     async fn send_on(&self, subject: &str, mut batch: Vec<Waiting>) {
         while !batch.is_empty() {
-            let tasks: Vec<TaskEvent> =
-                batch.iter_mut().flat_map(|waiting| std::mem::take(&mut waiting.tasks)).collect();
-            let stored = store(&self.bus, subject, &tasks).await;
-            for waiting in batch {
-                let stored = match &stored {
-                    Ok(accepted) => Ok(*accepted),
-                    Err(error) => Err(Error::Bundle { subject: subject.to_owned(), source: shared(error) }),
-                };
-                // Who has stopped waiting need not be told.
-                let _gone = waiting.told.send(stored);
-            }
+            self.send(subject, batch).await;
             batch = self.next(subject);
+        }
+    }
+
+    async fn send(&self, subject: &str, mut batch: Vec<Waiting>) {
+        if batch.len() == 1
+            && let Some(alone) = batch.pop()
+        {
+            let stored = store(&self.bus, subject, &alone.tasks).await;
+            return alone.tell(stored);
+        }
+        let tasks: Vec<TaskEvent> = batch.iter().flat_map(|waiting| waiting.tasks.clone()).collect();
+        match store(&self.bus, subject, &tasks).await {
+            // It may be the company that is too large: each goes by itself, and is told for itself.
+            Err(Error::Refused { .. } | Error::Frame { .. }) => {
+                for alone in batch {
+                    let stored = store(&self.bus, subject, &alone.tasks).await;
+                    alone.tell(stored);
+                }
+            }
+            Ok(accepted) => batch.into_iter().for_each(|waiting| waiting.tell(Ok(accepted))),
+            Err(error) => batch.into_iter().for_each(|waiting| {
+                waiting.tell(Err(Error::Bundle { subject: subject.to_owned(), source: shared(&error) }));
+            }),
         }
     }
 

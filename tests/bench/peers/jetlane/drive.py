@@ -14,7 +14,7 @@ import sys
 
 def main():
     jetlane, tasks = os.environ["PEER_JETLANE"], os.environ["PEER_TASKS"]
-    command = [jetlane, "bench", "pipeline", "--tasks", tasks, "--json"]
+    command = [jetlane, "bench", "pipeline", "--tasks", tasks, "--open-loop-seconds", "0", "--json"]
     ran = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False)
     if not ran.stdout.strip():
         sys.exit(f"jetlane bench pipeline printed nothing (status {ran.returncode})")

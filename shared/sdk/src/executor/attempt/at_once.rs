@@ -52,7 +52,11 @@ pub(crate) async fn look(desk: &Desk, job: &Job) -> Look {
         Poll::Ready(begun.work.as_mut().poll(cx))
     });
     match answered.await {
-        Poll::Pending => Look::Open(Box::new(begun)),
+        Poll::Pending => {
+            // It can be cancelled from here on.
+            desk.running.begin(&begun.ctx);
+            Look::Open(Box::new(begun))
+        }
         Poll::Ready(answered) => run.at_once(begun, answered),
     }
 }
