@@ -15,8 +15,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How long a pull waits in the server, which tells of a message that it gives up when the next pull ends at the
-/// latest. The client's own count of what is missing heals at the latest
+/// How long a pull waits in the server. The client's own count of what is missing heals at the latest
 /// after this and [`EXPIRY_GRACE`].
 const PULL_EXPIRES: Duration = Duration::from_secs(25);
 /// How long after its expiry a pull that the server never ended is given up.

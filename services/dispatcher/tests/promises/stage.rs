@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// How long anything may take before it counts as stuck.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long nothing may come for the stage to believe that nothing will.
 pub(crate) const QUIET: Duration = Duration::from_millis(400);
 
