@@ -245,7 +245,7 @@ impl Report {
         let rates = [self.tasks_per_s, self.tasks_per_s_median];
         rows.push(row("pipeline".into(), rates, self.cpu_a_task.ours, of(self.ours.percentiles())));
         let heads =
-            ["system", "tasks/s", "median", "server µs", "clients µs", "p50 ms", "p99 ms", "p99.9 ms", "max ms"];
+            ["system", "tasks/s", "median", "server us", "clients us", "p50 ms", "p99 ms", "p99.9 ms", "max ms"];
         table(heads, rows)
     }
 
