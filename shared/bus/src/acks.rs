@@ -1,5 +1,5 @@
 //! Acks of publishes, heard on one subscription of the connection: publishes that go out together wait
-//! together, so that a hundred of them cost one wait.
+//! together, so that a hundred of them cost one wait. Those that submitters hear too have one a type.
 
 use crate::connection::ANSWER_TIMEOUT;
 use async_nats::{Client, HeaderMap, StatusCode};

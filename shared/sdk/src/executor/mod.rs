@@ -7,6 +7,7 @@
 //! - `context`: what a handler can ask and tell
 //! - `lanes`: its whole life; `pulling` brings messages, `counter` runs their tasks, `waiting` and `parcel` are what is
 //!   held
+//! - `runs`: the runs under way, several to a task of the runtime where `pace` says that they end at once
 //! - `attempt`: one run, from delivery to settlement; `next_run`: the one after it
 //! - `completing`: completions of many runs, stored together; `unbundle`: bundles that come again
 //! - `running`: who is to stop or to yield; `note`: the place that a run saved

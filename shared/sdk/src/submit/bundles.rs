@@ -1,7 +1,7 @@
 //! Many submissions in few messages: those that go to the same place share one, up to the bounds of a
 //! bundle. What there is when the tasks end is sent, full or not, as `gathering` has it.
 
-use super::gathering::BUNDLE_BYTES_MAX;
+use super::gathering::{BUNDLE_BYTES_MAX, shared};
 use super::send::{publish_span, submit_span};
 use super::{Ready, Submit};
 use crate::client::Client;
@@ -150,19 +150,12 @@ impl Bundle {
             Err(error) => named
                 .into_iter()
                 .map(|(number, id, _)| {
-                    let source = Source::from(format!("{error}: {}", chain(&*error)));
-                    let source = jetlane_bus::Error::Bundle { subject: subject.clone(), source };
+                    let source = jetlane_bus::Error::Bundle { subject: subject.clone(), source: shared(&*error) };
                     (number, Err(Error::Submit { id, source }))
                 })
                 .collect(),
         }
     }
-}
-
-/// What caused an error, on one line: the same text for all that share it.
-fn chain(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// One trace a task: its spans end when the bundle is stored.

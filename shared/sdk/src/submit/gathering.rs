@@ -3,9 +3,9 @@
 //! nothing, and a busy one sends fewer and fuller messages, however many of its tasks submit.
 
 use super::Accepted;
-use jetlane_bus::publish::Expect;
-use jetlane_bus::{Bus, Error, Outgoing, Published};
-use jetlane_schemas::{Headers, TaskEvent, frame};
+use super::send::framed;
+use jetlane_bus::{Bus, Error, Published};
+use jetlane_schemas::{TaskEvent, frame};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::runtime::Handle;
@@ -159,20 +159,13 @@ impl Gathering {
 }
 
 /// An error and its causes on one line, for all that share it.
-fn shared(error: &Error) -> Box<dyn std::error::Error + Send + Sync> {
-    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |cause| cause.source());
+pub(super) fn shared(error: &(dyn std::error::Error + 'static)) -> Box<dyn std::error::Error + Send + Sync> {
+    let causes = std::iter::successors(Some(error), |cause| cause.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ").into()
 }
 
 async fn store(bus: &Bus, subject: &str, tasks: &[TaskEvent]) -> Result<Accepted, Error> {
-    let unwritten = |source: frame::FrameError| Error::Frame { subject: subject.to_owned(), source: source.into() };
-    let out = Outgoing {
-        subject: subject.to_owned(),
-        headers: Headers::new(),
-        body: frame::encode_bundle(tasks).map_err(unwritten)?.into(),
-        message_id: Some(frame::bundle_message_id("task", tasks.iter())),
-        expect: Expect::Anything,
-    };
+    let out = framed(subject.to_owned(), tasks)?;
     let published = bus.publish(out).await?;
     let sequence = published.or_refused(subject)?;
     Ok(Accepted { sequence, duplicate: matches!(published, Published::Duplicate(_)), known: true })

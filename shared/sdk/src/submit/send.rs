@@ -76,7 +76,9 @@ async fn store(client: &Client, ready: Ready) -> Result<Accepted, Error> {
     let (subject, published) = match task.due_at {
         Some(due_at) if known => (task.due_subject(), client.bus().store_due(&task, due_at).await),
         _ => {
-            let out = if known { framed(&task) } else { by_the_open_door(&task) }.map_err(failed)?;
+            let framed_as =
+                || framed(subject::task(&task.queue, task.priority, task.shard), std::slice::from_ref(&task));
+            let out = if known { framed_as() } else { by_the_open_door(&task) }.map_err(failed)?;
             (out.subject.clone(), client.bus().publish(out).await)
         }
     };
@@ -85,15 +87,15 @@ async fn store(client: &Client, ready: Ready) -> Result<Accepted, Error> {
     Ok(Accepted { sequence, duplicate: matches!(published, Published::Duplicate(_)), known })
 }
 
-fn framed(task: &TaskEvent) -> Result<Outgoing, jetlane_bus::Error> {
-    let subject = subject::task(&task.queue, task.priority, task.shard);
-    let body = frame::encode_bundle(std::slice::from_ref(task))
+/// The message of tasks that go to the same place.
+pub(super) fn framed(subject: String, tasks: &[TaskEvent]) -> Result<Outgoing, jetlane_bus::Error> {
+    let body = frame::encode_bundle(tasks)
         .map_err(|source| jetlane_bus::Error::Frame { subject: subject.clone(), source: source.into() })?;
     Ok(Outgoing {
         subject,
         headers: Headers::new(),
         body: body.into(),
-        message_id: Some(task.message_id("task")),
+        message_id: Some(frame::bundle_message_id("task", tasks.iter())),
         expect: Expect::Anything,
     })
 }

@@ -216,6 +216,16 @@ async fn waiting_ends_when_the_caller_says_so_and_the_task_goes_on() {
     soon(kit.client().handle::<Gated>(id).expect("valid").into_future()).await.expect("succeeds");
 }
 
+/// How many messages the server has sent to a subscription of this connection.
+async fn heard_so_far(outsider: &Outsider, heard: &mut async_nats::Subscriber) -> usize {
+    outsider.round_trip().await;
+    let mut messages = 0;
+    while futures::FutureExt::now_or_never(heard.next()).flatten().is_some() {
+        messages += 1;
+    }
+    messages
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_submissions_go_in_few_messages_and_each_is_a_task_of_its_own() {
     let kit = Kit::start().await;
@@ -239,10 +249,7 @@ async fn many_submissions_go_in_few_messages_and_each_is_a_task_of_its_own() {
             Err(error) => assert_eq!(number, 7, "{error}"),
         }
     }
-    let mut messages = 0;
-    while futures::FutureExt::now_or_never(published.next()).flatten().is_some() {
-        messages += 1;
-    }
+    let messages = heard_so_far(&outsider, &mut published).await;
     assert!((2..=12).contains(&messages), "{messages} messages");
     drained(kit.client().bus(), &[]).await;
 }
@@ -278,11 +285,7 @@ async fn submissions_of_many_callers_share_messages_while_others_are_under_way()
         let output = soon(handle.expect("accepted").into_future()).await.expect("succeeds");
         assert_eq!(output, number.to_string());
     }
-    outsider.round_trip().await;
-    let mut messages = 0;
-    while futures::FutureExt::now_or_never(published.next()).flatten().is_some() {
-        messages += 1;
-    }
+    let messages = heard_so_far(&outsider, &mut published).await;
     assert!((4..=200).contains(&messages), "{messages} messages");
     drained(kit.client().bus(), &[]).await;
 }
