@@ -58,12 +58,14 @@ pub(crate) async fn run(plan: Plan, drain: CancellationToken) -> Result<(), Erro
         unmade: Vec::new(),
         pulls: JoinSet::new(),
     };
-    lanes.serve(&fits).await.map_err(failed)?;
-    helpers.spawn(lanes.follow(registry));
+    // Before the first pull, on the same connection: the server knows of these before it sends a task, and a
+    // task that runs can be cancelled and asked to yield.
     let cancels = bus.subscribe(subject::CANCEL_ALL).await.map_err(failed)?;
     helpers.spawn(Arc::clone(&running).hear_cancels(cancels));
     let yields = bus.subscribe(&subject::yield_wanted(&queue)).await.map_err(failed)?;
     helpers.spawn(Arc::clone(&running).hear_yields(yields));
+    lanes.serve(&fits).await.map_err(failed)?;
+    helpers.spawn(lanes.follow(registry));
     helpers.spawn(Arc::clone(&holding).keep_alive());
     helpers.spawn(Arc::clone(&governor).run(Arc::clone(&ledger)));
     {
