@@ -72,9 +72,18 @@ pub(super) async fn run(args: &Durable, output: &Output) -> Result<Exit, Failure
         let mut cluster = cluster.map_err(|error| Failure::of(Exit::Error, &error))?;
         let measured = Box::pin(measure(&cluster.url(), &report, servers, sync)).await;
         cluster.stop().await;
-        let (case, faults) = measured?;
-        report.cases.push(case);
-        report.faults += faults;
+        match measured {
+            Ok((case, faults)) => {
+                report.cases.push(case);
+                report.faults += faults;
+            }
+            // What was measured before is not lost with it.
+            Err(failure) if report.cases.is_empty() => return Err(failure),
+            Err(failure) => {
+                tell(&report, &args.told, output)?;
+                return Err(failure);
+            }
+        }
     }
     tell(&report, &args.told, output)
 }

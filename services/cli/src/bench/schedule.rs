@@ -1,7 +1,7 @@
 //! The policies on the wire: the arrivals and sizes of the simulator as `jetlane.sleep` tasks, through
 //! the real services and a server of their own, beside what the simulator says of the same.
 
-use super::services::{self, Services, connect};
+use super::services::{Services, connect};
 use crate::args::Schedule;
 use crate::output::{Exit, Failure, Output, table};
 use crate::stack::start_server;
@@ -131,7 +131,7 @@ impl Wire {
             jetlane_executor::executor(&connected, &settings).map_err(|error| Failure::of(Exit::Error, &error))?;
         // A task that waits at the executor is out of the policy's hands.
         services.serve(executor.prefetch(0).concurrency(jetlane::Concurrency::Fixed));
-        services::first(|| client.submit(Sleep::of(Duration::ZERO))).await?;
+        services.first(|| client.submit(Sleep::of(Duration::ZERO))).await?;
         Ok(Self { server, client, services })
     }
 

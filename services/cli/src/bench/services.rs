@@ -8,6 +8,7 @@ use jetlane::{Bus, Client, Connect, Executor, PayloadCodec, Submit};
 use jetlane_bus::floor::Shape;
 use jetlane_callback::Endpoints;
 use jetlane_dispatcher::Config;
+use jetlane_service::frame;
 use jetlane_service::health::Health;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -60,9 +61,9 @@ impl Services {
         let bus = bus.map_err(|error| Failure::of(Exit::Unreachable, &error))?;
         let mut started = Self { url: url.to_owned(), drain: CancellationToken::new(), services: JoinSet::new() };
         let until = started.drain.clone();
-        started
-            .services
-            .spawn(async move { jetlane_dispatcher::run(bus, config, until).await.map_err(|error| error.to_string()) });
+        started.services.spawn(async move {
+            jetlane_dispatcher::run(bus, config, until).await.map_err(|error| frame::one_line(&error))
+        });
         Ok(started)
     }
 
@@ -79,8 +80,26 @@ impl Services {
             services.call_back().await?;
         }
         let client = connect(url, "bench-probe").await?;
-        first(|| client.submit(Noop::probe())).await?;
+        services.first(|| client.submit(Noop::probe())).await?;
         Ok(services)
+    }
+
+    /// As [`first`]; an error as soon as one of the services ends before.
+    pub(super) async fn first<O>(&mut self, probe: impl Fn() -> Submit<O>) -> Result<(), Failure>
+    where
+        O: DeserializeOwned + Send + 'static,
+    {
+        tokio::select! {
+            gone = first(probe) => gone,
+            Some(ended) = self.services.join_next() => {
+                let reason = match ended {
+                    Ok(Ok(())) => "it was told to".to_owned(),
+                    Ok(Err(error)) => error,
+                    Err(panicked) => panicked.to_string(),
+                };
+                Err(Failure::new(Exit::Error, format!("a service ended before the first task had: {reason}")))
+            }
+        }
     }
 
     async fn serve_noop(&mut self, runs: &Runs, codec: PayloadCodec) -> Result<(), Failure> {
@@ -103,7 +122,7 @@ impl Services {
     /// Starts an executor.
     pub(super) fn serve<S: Clone + Send + Sync + 'static>(&mut self, executor: Executor<S>) {
         let until = self.drain.clone();
-        self.services.spawn(async move { executor.run_until(until).await.map_err(|error| error.to_string()) });
+        self.services.spawn(async move { executor.run_until(until).await.map_err(|error| frame::one_line(&error)) });
     }
 
     /// Starts the callback service.
@@ -114,7 +133,7 @@ impl Services {
         let until = self.drain.clone();
         self.services.spawn(async move {
             let served = jetlane_callback::serve(client, endpoints, Arc::default(), Health::default(), until);
-            served.await.map_err(|error| error.to_string())
+            served.await.map_err(|error| frame::one_line(&error))
         });
         Ok(())
     }

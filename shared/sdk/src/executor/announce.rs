@@ -7,14 +7,64 @@ use jetlane_bus::kv::Bucket;
 use jetlane_schemas::subject::{self, BUCKET_REGISTRY};
 use jetlane_schemas::{FitEntry, QueueEntry, QueueName, TaskType, TypeEntry};
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How often a missing topology is looked for.
 const LOOK_AGAIN_EVERY: Duration = Duration::from_millis(250);
+/// How long it tries to announce. The registry of a cluster is found before it has elected who answers for it.
+const ANNOUNCE_WITHIN: Duration = Duration::from_secs(30);
+
+/// What the registry knows now.
+pub(crate) struct Announced {
+    /// The fits that the queue declares.
+    pub(crate) fits: Vec<FitEntry>,
+    /// The types, in the order in which they are offered.
+    pub(crate) types: Vec<TypeEntry>,
+}
+
+/// Announces the queue and the types as soon as there is a registry. `None` where it drains meanwhile.
+///
+/// # Errors
+/// [`Error::Option`] where a type's options are out of range; [`Error::Announce`] where the broker has refused
+/// for 30 s.
+pub(crate) async fn all(
+    bus: &Bus,
+    name: &QueueName,
+    types: &[Offered],
+    drain: &CancellationToken,
+) -> Result<Option<Announced>, Error> {
+    let Some(registry) = registry(bus, name, drain).await else { return Ok(None) };
+    let (until, mut told) = (Instant::now() + ANNOUNCE_WITHIN, false);
+    loop {
+        match once(&registry, name, types).await {
+            Ok(announced) => return Ok(Some(announced)),
+            Err(error @ Error::Announce { .. }) if Instant::now() < until => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(queue = %name, %error, cause = ?std::error::Error::source(&error), "Not announced yet; trying again.");
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::select! {
+            () = drain.cancelled() => return Ok(None),
+            () = tokio::time::sleep(LOOK_AGAIN_EVERY) => {}
+        }
+    }
+}
+
+async fn once(registry: &Bucket, name: &QueueName, types: &[Offered]) -> Result<Announced, Error> {
+    let fits = queue(registry, name).await?;
+    let mut entries = Vec::with_capacity(types.len());
+    for each in types {
+        entries.push(offered(registry, name, each).await?);
+    }
+    Ok(Announced { fits, types: entries })
+}
 
 /// An executor may come before the first service: it waits for the streams. `None` where it drains
 /// meanwhile.
-pub(crate) async fn registry(bus: &Bus, queue: &QueueName, drain: &CancellationToken) -> Option<Bucket> {
+async fn registry(bus: &Bus, queue: &QueueName, drain: &CancellationToken) -> Option<Bucket> {
     let mut told = false;
     loop {
         match bus.bucket(BUCKET_REGISTRY).await {
@@ -36,7 +86,7 @@ pub(crate) async fn registry(bus: &Bus, queue: &QueueName, drain: &CancellationT
 ///
 /// # Errors
 /// [`Error::Announce`].
-pub(crate) async fn queue(registry: &Bucket, queue: &QueueName) -> Result<Vec<FitEntry>, Error> {
+async fn queue(registry: &Bucket, queue: &QueueName) -> Result<Vec<FitEntry>, Error> {
     let key = subject::registry_queue(queue);
     let failed = |source| Error::Announce { what: format!("queue {queue}"), source };
     registry.create(&key, &QueueEntry::default()).await.map_err(failed)?;
@@ -53,7 +103,7 @@ pub(crate) async fn queue(registry: &Bucket, queue: &QueueName) -> Result<Vec<Fi
 ///
 /// # Errors
 /// [`Error::Announce`], and [`Error::Option`] where the type's options are out of range.
-pub(crate) async fn offered(registry: &Bucket, queue: &QueueName, offered: &Offered) -> Result<TypeEntry, Error> {
+async fn offered(registry: &Bucket, queue: &QueueName, offered: &Offered) -> Result<TypeEntry, Error> {
     let entry = (offered.announce)(queue);
     entry.check()?;
     let failed = |source| Error::Announce { what: format!("type {}", offered.task_type), source };

@@ -64,7 +64,7 @@ pub(crate) async fn run(plan: Plan, drain: CancellationToken) -> Result<(), Erro
     helpers.spawn(Arc::clone(&running).hear_cancels(cancels));
     let yields = bus.subscribe(&subject::yield_wanted(&queue)).await.map_err(failed)?;
     helpers.spawn(Arc::clone(&running).hear_yields(yields));
-    lanes.serve(&fits).await.map_err(failed)?;
+    lanes.begin(&fits).await.map_err(failed)?;
     helpers.spawn(lanes.follow(registry));
     helpers.spawn(Arc::clone(&holding).keep_alive());
     helpers.spawn(Arc::clone(&governor).run(Arc::clone(&ledger)));

@@ -284,11 +284,10 @@ impl<S: Clone + Send + Sync + 'static> Executor<S> {
         means.check().map_err(|error| self.refusal(error.to_string()))?;
         self.check()?;
         let bus = self.client.bus().clone();
-        let Some(registry) = announce::registry(&bus, &queue, &drain).await else { return Ok(()) };
-        let fits = announce::queue(&registry, &queue).await?;
+        let offered = std::mem::take(&mut self.served);
+        let Some(announced) = announce::all(&bus, &queue, &offered, &drain).await? else { return Ok(()) };
         let mut served = BTreeMap::new();
-        for offered in std::mem::take(&mut self.served) {
-            let entry = announce::offered(&registry, &queue, &offered).await?;
+        for (offered, entry) in offered.into_iter().zip(announced.types) {
             let service = self.wraps.iter().fold(offered.service, |inner, wrap| wrap(inner));
             served.insert(
                 offered.task_type,
@@ -299,7 +298,7 @@ impl<S: Clone + Send + Sync + 'static> Executor<S> {
             bus,
             registry: self.client.registry().clone(),
             queue,
-            fits,
+            fits: announced.fits,
             served,
             slots: self.slots,
             prefetch: Prefetch::new(self.prefetch),

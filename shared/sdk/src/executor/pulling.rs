@@ -11,10 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How long a lane that could not be made waits for the next try.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long an executor tries to make its first lanes.
+const BEGIN_WITHIN: Duration = Duration::from_secs(30);
 
 /// The most messages that a lane is asked for at once. What was asked for cannot be taken back without
 /// losing what is on its way until its lease is over; and a message may carry more than there is room for
@@ -56,6 +59,27 @@ impl Lanes {
         // Room may be another one.
         self.freed.send_modify(|count| *count += 1);
         Ok(())
+    }
+
+    /// The same at the start, and again for 30 s where the broker refuses: a stream of a cluster is found before
+    /// it has elected who answers for it.
+    ///
+    /// # Errors
+    /// The last refusal.
+    pub(crate) async fn begin(&mut self, declared: &[FitEntry]) -> Result<(), jetlane_bus::Error> {
+        let until = Instant::now() + BEGIN_WITHIN;
+        loop {
+            match self.serve(declared).await {
+                Err(error) if Instant::now() < until => {
+                    tracing::warn!(queue = %self.queue, %error, "The lanes cannot be made yet; trying again.");
+                }
+                other => return other,
+            }
+            tokio::select! {
+                () = self.drain.cancelled() => return Ok(()),
+                () = tokio::time::sleep(TRY_AGAIN_AFTER) => {}
+            }
+        }
     }
 
     async fn pull(&mut self, tally: &Arc<Tally>) -> Result<(), jetlane_bus::Error> {

@@ -1,6 +1,9 @@
 //! Promise: a handler is a plain function; what it asks and tells of its run holds.
 
+use crate::outsider::Outsider;
 use crate::tasks::{Bench, Echo, echo};
+use async_nats::jetstream;
+use futures::StreamExt;
 use jetlane::{
     Client, Ctx, Error, Executor, Extracted, FromTask, Headers, Outcome, Seed, State, Task, TaskError, TaskOptions,
     TaskReply, TaskRequest, TaskService,
@@ -42,6 +45,25 @@ async fn count(task: Count, ctx: Ctx) -> Result<Vec<u32>, TaskError> {
         }
     }
     Ok(counted)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_executor_that_is_refused_at_its_start_announces_again() {
+    let kit = Kit::start().await;
+    let outsider = Outsider::connect(&kit.url()).await;
+    let mut tries = outsider.listen("$KV.jetlane_registry.queues.tests").await;
+    // As a registry that has no leader yet, but for as long as the test wants.
+    let registry = outsider.jetstream.get_stream("KV_jetlane_registry").await.expect("there");
+    let open = registry.cached_info().config.clone();
+    let full = jetstream::stream::Config { max_bytes: 1, ..open.clone() };
+    outsider.jetstream.update_stream(full).await.expect("closed");
+    kit.serve(Executor::new(kit.client(), "tests").task(echo));
+    for _ in 0..2 {
+        soon(tries.next()).await.expect("it tries");
+    }
+    outsider.jetstream.update_stream(open).await.expect("open again");
+    let said = Echo { text: "here".into() };
+    assert_eq!(soon(kit.client().submit(said).await.expect("accepted").into_future()).await.expect("it runs"), "here");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
