@@ -246,54 +246,57 @@ impl Completion {
     /// The headers of the completion's message: a binary CloudEvent. Without a time it has no `ce-time`.
     pub fn headers(&self, time_rfc3339: &str) -> Headers {
         let mut headers = Headers::new();
-        self.write_headers(time_rfc3339, |name, value| headers.push(name, value));
+        self.write_headers(time_rfc3339, |name, value| headers.push(name, value.to_string()));
         headers
     }
 
     /// The same, each name once, for whoever keeps headers in another form.
-    pub fn write_headers(&self, time_rfc3339: &str, mut put: impl FnMut(&'static str, String)) {
-        put(header::CE_SPECVERSION, "1.0".into());
-        put(header::CE_ID, self.id.as_str().into());
-        put(header::CE_SOURCE, self.queue.as_ref().map_or_else(|| "/jetlane".into(), |q| format!("/jetlane/{q}")));
-        put(header::CE_TYPE, "jetlane.completion".into());
-        if !time_rfc3339.is_empty() {
-            put(header::CE_TIME, time_rfc3339.into());
+    pub fn write_headers(&self, time_rfc3339: &str, mut put: impl FnMut(&'static str, &dyn fmt::Display)) {
+        put(header::CE_SPECVERSION, &"1.0");
+        put(header::CE_ID, &self.id);
+        match &self.queue {
+            Some(queue) => put(header::CE_SOURCE, &format_args!("/jetlane/{queue}")),
+            None => put(header::CE_SOURCE, &"/jetlane"),
         }
-        put(header::OUTCOME, self.outcome.as_str().into());
+        put(header::CE_TYPE, &"jetlane.completion");
+        if !time_rfc3339.is_empty() {
+            put(header::CE_TIME, &time_rfc3339);
+        }
+        put(header::OUTCOME, &self.outcome.as_str());
         let (submitted, finished) = (self.submitted_at.0, self.finished_at.0);
-        put(header::TIMES, format!("{submitted} {finished} {:.3} {:.3}", self.wait_ms, self.run_ms));
-        put(header::ATTEMPT, self.attempt.to_string());
+        put(header::TIMES, &format_args!("{submitted} {finished} {:.3} {:.3}", self.wait_ms, self.run_ms));
+        put(header::ATTEMPT, &self.attempt);
         if self.run != 1 {
-            put(header::RUN, self.run.to_string());
+            put(header::RUN, &self.run);
         }
         if let Some(token) = self.token {
-            put(header::TOKEN, token.to_string());
+            put(header::TOKEN, &token);
         }
         if self.codec != PayloadCodec::Json {
-            put(header::CE_DATACONTENTTYPE, self.codec.media_type().into());
+            put(header::CE_DATACONTENTTYPE, &self.codec.media_type());
         }
         if !self.tenant.is_shared() {
-            put(header::TENANT, crate::intake::percent_encode(self.tenant.as_str()));
+            put(header::TENANT, &crate::intake::percent_encode(self.tenant.as_str()));
         }
         if self.priority != Priority::Normal {
-            put(header::PRIORITY, self.priority.as_str().into());
+            put(header::PRIORITY, &self.priority.as_str());
         }
         for (name, set) in [(header::LATE, self.late), (header::CUT, self.cut)] {
             if set {
-                put(name, "true".into());
+                put(name, &"true");
             }
         }
         if let Some(parent) = &self.parent {
-            put(header::PARENT, parent.as_str().into());
+            put(header::PARENT, parent);
         }
         if !self.callbacks.is_empty() {
             let json = serde_json::to_string(&self.callbacks).expect("callbacks hold nothing but text");
-            put(header::CALLBACKS, crate::intake::percent_encode(&json));
+            put(header::CALLBACKS, &crate::intake::percent_encode(&json));
         }
         if !self.trace.is_empty() {
-            put(header::TRACEPARENT, self.trace.traceparent.clone());
+            put(header::TRACEPARENT, &self.trace.traceparent);
             if !self.trace.tracestate.is_empty() {
-                put(header::TRACESTATE, self.trace.tracestate.clone());
+                put(header::TRACESTATE, &self.trace.tracestate);
             }
         }
     }

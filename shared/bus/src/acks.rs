@@ -2,6 +2,7 @@
 //! together, so that a hundred of them cost one wait. Those that submitters hear too have one a type.
 
 use crate::connection::ANSWER_TIMEOUT;
+use crate::ingest::{self, Word};
 use async_nats::{Client, HeaderMap, StatusCode};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -15,7 +16,7 @@ use tokio::task::JoinSet;
 /// What the server said to one publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Stored under this sequence.
+    /// Stored under this sequence; of several that were stored together, that of the last.
     Stored(u64),
     /// Stored before, under this sequence.
     Duplicate(u64),
@@ -54,6 +55,8 @@ pub(crate) struct Acks {
 struct Waiting {
     next: u64,
     batches: BTreeMap<u64, Batch>,
+    /// A stream has said that it takes no batches, as those that were made before do not.
+    singly: bool,
 }
 
 #[derive(Debug)]
@@ -78,7 +81,7 @@ impl Acks {
         room: usize,
     ) -> Result<Self, async_nats::SubscribeError> {
         let inbox = client.new_inbox();
-        let subscriber = client.subscribe(format!("{inbox}.*")).await?;
+        let subscriber = client.subscribe(format!("{inbox}.>")).await?;
         let waiting = Arc::<Mutex<Waiting>>::default();
         let mut hearing = JoinSet::new();
         hearing.spawn(hear(subscriber, Arc::clone(&waiting), connections.clone()));
@@ -99,14 +102,41 @@ impl Acks {
         client: &Client,
         all: Vec<Sending>,
     ) -> Result<Vec<Answer>, async_nats::PublishError> {
+        let inbox = &self.inbox;
+        self.send(client, all, |first, place| format!("{inbox}.{}", first + place as u64)).await
+    }
+
+    /// The same of publishes into one stream, with one answer for all where there are enough of them: those up to the
+    /// first that was not stored are stored, the rest is unknown.
+    ///
+    /// # Errors
+    /// As for [`Acks::publish`].
+    pub(crate) async fn publish_together(
+        &self,
+        client: &Client,
+        all: Vec<Sending>,
+    ) -> Result<Vec<Answer>, async_nats::PublishError> {
+        let (count, inbox, name) = (all.len(), &self.inbox, &self.name);
+        if count < ingest::TOGETHER_MIN || lock(&self.waiting).singly {
+            return self.publish(client, all).await;
+        }
+        self.send(client, all, |first, place| ingest::reply(inbox, name, first, place, count)).await
+    }
+
+    async fn send(
+        &self,
+        client: &Client,
+        all: Vec<Sending>,
+        reply: impl Fn(u64, usize) -> String,
+    ) -> Result<Vec<Answer>, async_nats::PublishError> {
         let count = all.len();
         let wanted = u32::try_from(count.min(self.room_max)).unwrap_or(u32::MAX);
         let _room = self.room.acquire_many(wanted).await.expect("the room for publishes is never closed");
         let (told, answers) = oneshot::channel();
         let first = lock(&self.waiting).begin(count, told);
         let _forgotten = Forget { waiting: &self.waiting, first };
-        for (number, sending) in (first..).zip(all) {
-            let reply = format!("{}.{number}", self.inbox);
+        for (place, sending) in all.into_iter().enumerate() {
+            let reply = reply(first, place);
             let Sending { subject, headers, body } = sending;
             if headers.is_empty() {
                 client.publish_with_reply(subject, reply, body).await?;
@@ -202,6 +232,16 @@ impl Waiting {
         }
     }
 
+    /// The last word on publishes that went together: so many of them are stored, from the first.
+    fn conclude(&mut self, first: u64, word: Word) {
+        self.singly |= word == Word::Disabled;
+        let Some(mut batch) = self.batches.remove(&first) else { return };
+        if let Word::Stored { count, sequence } = word {
+            batch.answers.iter_mut().take(count).for_each(|answer| *answer = Answer::Stored(sequence));
+        }
+        let _gone = batch.told.send(batch.answers);
+    }
+
     fn end(&mut self, first: u64) -> Option<Vec<Answer>> {
         self.batches.remove(&first).map(|batch| batch.answers)
     }
@@ -233,6 +273,13 @@ async fn hear(mut acks: async_nats::Subscriber, waiting: Arc<Mutex<Waiting>>, mu
 }
 
 fn take(waiting: &Mutex<Waiting>, ack: &async_nats::Message) {
+    if let Some(first) = ingest::batch_of(&ack.subject) {
+        let is_taken = ack.status != Some(StatusCode::NO_RESPONDERS);
+        if let Some(word) = if is_taken { ingest::last_word(&ack.payload) } else { Some(Word::Refused) } {
+            lock(waiting).conclude(first, word);
+        }
+        return;
+    }
     let number = ack.subject.rsplit('.').next().and_then(|number| number.parse().ok());
     if let Some(number) = number {
         lock(waiting).take(number, read(ack.status, &ack.payload));
@@ -304,6 +351,22 @@ mod tests {
         waiting.take(0, Answer::Stored(1));
         waiting.take(77, Answer::Stored(1));
         assert!(waiting.batches.is_empty());
+    }
+
+    #[test]
+    fn of_those_that_went_together_so_many_are_stored_as_the_last_word_says() {
+        let mut waiting = Waiting::default();
+        let (told, mut answers) = oneshot::channel();
+        let first = waiting.begin(3, told);
+        waiting.conclude(first + 1, Word::Refused);
+        waiting.conclude(first, Word::Stored { count: 2, sequence: 9 });
+        assert_eq!(answers.try_recv(), Ok(vec![Answer::Stored(9), Answer::Stored(9), Answer::Unknown]));
+        assert!(!waiting.singly);
+        let (told, mut answers) = oneshot::channel();
+        let first = waiting.begin(2, told);
+        waiting.conclude(first, Word::Disabled);
+        assert_eq!(answers.try_recv(), Ok(vec![Answer::Unknown, Answer::Unknown]));
+        assert!(waiting.singly, "the next go singly");
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! One connection to the broker, and what it tells of itself.
 
 use crate::acks::Acks;
+use crate::block::Block;
 use crate::error::Error;
 use crate::settling::Settling;
 use async_nats::client::RequestErrorKind;
 use async_nats::jetstream::{self, context::ContextBuilder};
-use async_nats::{Event, HeaderMap, HeaderName};
+use async_nats::{Event, HeaderMap};
 use bytes::Bytes;
 use futures::StreamExt;
 use jetlane_schemas::Headers;
@@ -240,7 +241,7 @@ impl Bus {
         let sent = if headers.is_empty() {
             self.client.publish(subject.clone(), body).await
         } else {
-            self.client.publish_with_headers(subject.clone(), headers_into(&headers), body).await
+            self.client.publish_with_headers(subject.clone(), block_of(&headers).into_map(), body).await
         };
         sent.map_err(|source| Error::Send { subject, source: source.into() })
     }
@@ -310,18 +311,15 @@ fn reconnect_pause(attempts: usize) -> Duration {
     Duration::from_millis(10 * 2_u64.pow(exponent)).min(RECONNECT_PAUSE_MAX)
 }
 
-pub(crate) fn headers_into(headers: &Headers) -> HeaderMap {
-    let mut map = HeaderMap::new();
-    for (place, (name, value)) in headers.pairs().enumerate() {
-        // Most names stand there once: inserting hashes them once, appending twice.
-        let is_again = headers.pairs().take(place).any(|(earlier, _)| earlier == name);
+pub(crate) fn block_of(headers: &Headers) -> Block {
+    let mut block = Block::default();
+    for (name, value) in headers.pairs() {
         match name {
-            Cow::Borrowed(name) if !is_again => map.insert(HeaderName::from_static(name), value),
-            Cow::Borrowed(name) => map.append(HeaderName::from_static(name), value),
-            Cow::Owned(name) => map.append(name.as_str(), value),
+            Cow::Borrowed(name) => block.put(name, value),
+            Cow::Owned(name) => block.put_foreign(name, value),
         }
     }
-    map
+    block
 }
 
 pub(crate) fn headers_from(map: Option<&HeaderMap>) -> Headers {

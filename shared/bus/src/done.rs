@@ -2,12 +2,12 @@
 //! run made it (design, decision 6).
 
 use crate::acks::{Answer, Sending};
+use crate::block::Block;
 use crate::clock;
 use crate::connection::{Bus, headers_from};
 use crate::error::Error;
 use crate::publish::{Expect, Outgoing, Published};
 use async_nats::jetstream::stream::DirectGetErrorKind;
-use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use jetlane_schemas::frame::{TOLD_MAX, decode_bundle, encode_bundle, encode_told, told_bytes};
 use jetlane_schemas::subject::{self, STREAM_DEAD, STREAM_DONE};
@@ -59,14 +59,14 @@ fn outgoing(completion: &Completion) -> Outgoing {
     }
 }
 
-/// The same, ready to be sent: its headers are made once, in the form in which they go.
+/// The same, ready to be sent.
 fn sending_of(completion: &Completion) -> Sending {
-    let mut headers = HeaderMap::new();
-    completion.write_headers("", |name, value| headers.insert(HeaderName::from_static(name), value));
-    headers.insert(HeaderName::from_static(header::EXPECTED_LAST_SUBJECT_SEQUENCE), "0");
+    let mut headers = Block::default();
+    headers.put(header::EXPECTED_LAST_SUBJECT_SEQUENCE, 0);
+    completion.write_headers("", |name, value| headers.put(name, value));
     Sending {
         subject: subject::done(&completion.task_type, &completion.id).into(),
-        headers,
+        headers: headers.into_map(),
         body: Bytes::copy_from_slice(&completion.body),
     }
 }
@@ -99,7 +99,7 @@ impl Bus {
         let mut said = Vec::with_capacity(completions.len());
         for some in completions.chunks(TOGETHER_MAX) {
             let sendings = some.iter().map(sending_of).collect();
-            let answers = self.acks.publish(&self.client, sendings).await;
+            let answers = self.acks.publish_together(&self.client, sendings).await;
             said.extend(answers.unwrap_or_else(|_| vec![Answer::Unknown; some.len()]));
         }
         // Whatever became of the others is found out by sending them again.

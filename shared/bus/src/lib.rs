@@ -20,6 +20,7 @@
 
 mod ack;
 mod acks;
+mod block;
 pub mod clock;
 mod connection;
 pub mod done;
@@ -27,6 +28,7 @@ mod error;
 pub mod floor;
 pub mod flows;
 mod hearing;
+mod ingest;
 pub mod kv;
 pub mod lease;
 pub mod local;

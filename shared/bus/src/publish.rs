@@ -2,7 +2,7 @@
 //! bytes go out again under the same id, which the stream deduplicates (design, decision 5).
 
 use crate::acks::{Answer, Sending};
-use crate::connection::{Bus, headers_into};
+use crate::connection::{Bus, block_of};
 use crate::error::{Error, Source};
 use async_nats::client::PublishErrorKind;
 use bytes::Bytes;
@@ -162,14 +162,14 @@ fn refused_here(error: async_nats::PublishError) -> Answer {
 }
 
 fn sending(out: &Outgoing) -> Sending {
-    let mut headers = headers_into(&out.headers);
+    let mut headers = block_of(&out.headers);
     if let Some(id) = &out.message_id {
-        headers.insert(header::MSG_ID, id.as_str());
+        headers.put(header::MSG_ID, id);
     }
     if out.expect == Expect::Absent {
-        headers.insert(header::EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+        headers.put(header::EXPECTED_LAST_SUBJECT_SEQUENCE, 0);
     }
-    Sending { subject: out.subject.as_str().into(), headers, body: out.body.clone() }
+    Sending { subject: out.subject.as_str().into(), headers: headers.into_map(), body: out.body.clone() }
 }
 
 impl Published {

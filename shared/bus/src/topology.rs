@@ -192,6 +192,7 @@ fn differences(wanted: &Config, found: &Config) -> Vec<Drift> {
     );
     compare("max_consumers", limit(wanted.max_consumers.into()), limit(found.max_consumers.into()));
     compare("schedules", wanted.allow_message_schedules.to_string(), found.allow_message_schedules.to_string());
+    compare("batches", wanted.allow_batch_publish.to_string(), found.allow_batch_publish.to_string());
     drifts
 }
 
@@ -246,6 +247,8 @@ fn streams(settings: &Settings) -> Vec<stream::Config> {
             // Binds a client that forgets the expected sequence, too.
             discard_new_per_subject: true,
             duplicate_window: DUPLICATE_WINDOW.min(done_age),
+            // One ack for many completions.
+            allow_batch_publish: true,
             // What listeners hear is what is stored, never a publish that was refused.
             republish: settings.done_republished.then(|| Republish {
                 source: DONE_ALL.into(),

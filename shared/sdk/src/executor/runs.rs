@@ -3,6 +3,7 @@
 //! waking and ending a task costs more than such a run does.
 
 use super::attempt::{self, Begun, Desk, Look};
+use super::pace::AT_ONCE;
 use super::parcel::Job;
 use super::telling::Ran;
 use super::{next_run, waiting::Waiting};
@@ -15,8 +16,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Runs that go one after the other, at most: with [`super::pace::AT_ONCE`] each, a millisecond or two.
+/// Runs that go one after the other, at most.
 const TOGETHER_MAX: usize = 32;
+/// How long runs may go one after the other: what is left by then goes to another task of the runtime, and so to
+/// another thread where one is free. As long as all of them take that end at once.
+const TOGETHER_WITHIN: Duration = AT_ONCE.saturating_mul(TOGETHER_MAX as u32);
 
 /// The runs under way on an executor.
 pub(crate) struct Runs {
@@ -50,9 +54,10 @@ impl Drop for Slots {
 }
 
 impl Slots {
-    fn split_one(&mut self) -> Self {
-        self.count -= 1;
-        Self { runs: Arc::clone(&self.runs), count: 1 }
+    /// So many of them, which are freed apart.
+    fn split(&mut self, count: usize) -> Self {
+        self.count -= count;
+        Self { runs: Arc::clone(&self.runs), count }
     }
 }
 
@@ -163,16 +168,22 @@ impl Runs {
         let runs = Arc::clone(self);
         self.spawn(async move {
             let mut ended = Vec::with_capacity(jobs.len());
-            for job in jobs {
-                // One of them was slow: the rest go as every run does.
+            let until = Instant::now() + TOGETHER_WITHIN;
+            let mut jobs = jobs.into_iter();
+            while let Some(job) = jobs.next() {
+                // The type has turned out slower: the rest go as every run does.
                 if !attempt::may_end_at_once(&runs.desk, &job) {
-                    runs.run_alone(slots.split_one(), job, None);
+                    runs.run_alone(slots.split(1), job, None);
                     continue;
                 }
                 match attempt::look(&runs.desk, &job).await {
                     Look::Ended(done) => ended.push((job, *done)),
-                    Look::Open(begun) => runs.run_alone(slots.split_one(), job, Some(*begun)),
-                    Look::NotBegun => runs.run_alone(slots.split_one(), job, None),
+                    Look::Open(begun) => runs.run_alone(slots.split(1), job, Some(*begun)),
+                    Look::NotBegun => runs.run_alone(slots.split(1), job, None),
+                }
+                if Instant::now() > until && jobs.len() > 0 {
+                    let rest: Vec<Job> = jobs.by_ref().collect();
+                    runs.run_together(slots.split(rest.len()), rest);
                 }
             }
             if ended.is_empty() {
