@@ -332,3 +332,6 @@ fn takes(max_payload: usize, headers: &Headers, body: &[u8]) -> bool {
     let headers = headers.bytes() + headers.len() * HEADER_FRAME + HEADERS_FRAME;
     headers <= STORED_HEADERS_MAX && headers + body.len() <= max_payload
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! Completions against a real server: one a task, however many go together and whatever becomes of the server.
+
+use super::*;
+use crate::connection::Connect;
+use crate::local::{self, Options, Server};
+use crate::topology::Settings;
+use futures::{FutureExt, StreamExt};
+use jetlane_schemas::subject::DONE_ALL;
+use jetlane_schemas::{Outcome, QueueName, RunToken};
+
+/// As many as go together, and some more.
+const COUNT: usize = 64;
+
+async fn place() -> (Server, Bus) {
+    let binary = local::find(|text| eprintln!("{text}")).await.expect("there is a nats-server");
+    let server = Server::start(&binary, Options::default()).await.expect("it starts");
+    let bus = Bus::connect(&Connect::to(server.url(), "test")).await.expect("it answers");
+    bus.ensure(&Settings::default()).await.expect("made");
+    (server, bus)
+}
+
+fn completions(outcome: Outcome) -> Vec<Completion> {
+    let of = |number| {
+        let (id, task_type) = (TaskId::new(format!("s{number}")), TaskType::new("a.b").expect("valid"));
+        let queue = QueueName::default_queue();
+        let task = TaskEvent::new(id.expect("valid"), task_type, queue, clock::now(), b"{}".to_vec());
+        Completion { token: Some(RunToken::draw()), ..Completion::of(&task, outcome, clock::now()) }
+    };
+    (0..COUNT).map(of).collect()
+}
+
+async fn each_once(bus: &Bus) {
+    let counts = bus.subject_counts(STREAM_DONE, DONE_ALL).await.expect("read");
+    assert_eq!((counts.len(), counts.values().sum::<u64>()), (COUNT, COUNT as u64));
+}
+
+/// What the server says to publishes from now on.
+async fn answers(server: &Server) -> (async_nats::Client, async_nats::Subscriber) {
+    let client = async_nats::connect(server.url()).await.expect("connected");
+    let answers = client.subscribe("_INBOX.>").await.expect("subscribed");
+    client.flush().await.expect("flushed");
+    // The server has read the subscription once it answers what came after it.
+    client.request("$JS.API.INFO", "".into()).await.expect("answered");
+    (client, answers)
+}
+
+/// How many of them were about single publishes and about batches, as heard by now.
+async fn told(client: &async_nats::Client, answers: &mut async_nats::Subscriber) -> (usize, usize) {
+    client.request("$JS.API.INFO", "".into()).await.expect("answered");
+    let heard: Vec<_> = std::iter::from_fn(|| answers.next().now_or_never().flatten()).collect();
+    let acks = heard.iter().filter(|message| message.payload.starts_with(br#"{"stream""#));
+    let (batches, singles): (Vec<_>, Vec<_>) = acks.partition(|message| message.subject.ends_with(".$FI"));
+    (singles.len(), batches.len())
+}
+
+#[tokio::test]
+async fn many_completions_have_one_ack() {
+    let (server, bus) = place().await;
+    let (client, mut heard) = answers(&server).await;
+    let completed = bus.complete_all(completions(Outcome::Succeeded)).await;
+    assert!(completed.iter().all(|completed| matches!(completed, Ok(Completed::Won(_)))));
+    assert_eq!(told(&client, &mut heard).await, (0, 1));
+    each_once(&bus).await;
+}
+
+#[tokio::test]
+async fn those_that_had_completed_are_lost_and_take_no_other_with_them() {
+    let (_server, bus) = place().await;
+    let earlier = [0, 20, 21, COUNT - 1];
+    for place in earlier {
+        bus.complete(completions(Outcome::Cancelled).swap_remove(place)).await.expect("stored");
+    }
+    let completed = bus.complete_all(completions(Outcome::Succeeded)).await;
+    for (place, completed) in completed.into_iter().enumerate() {
+        match completed.expect("known") {
+            Completed::Lost(other) => assert!(earlier.contains(&place) && other.outcome == Outcome::Cancelled),
+            Completed::Won(own) => assert!(!earlier.contains(&place) && own.outcome == Outcome::Succeeded),
+            Completed::Full => panic!("there is room"),
+        }
+    }
+    each_once(&bus).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_takes_no_batches_acks_each_by_itself() {
+    let (server, bus) = place().await;
+    let mut config = bus.jetstream.get_stream(STREAM_DONE).await.expect("there").cached_info().config.clone();
+    config.allow_batch_publish = false;
+    bus.jetstream.update_stream(config).await.expect("as an earlier version made it");
+    let (client, mut heard) = answers(&server).await;
+    let mut all = completions(Outcome::Succeeded);
+    let later = all.split_off(COUNT / 2);
+    for some in [all, later] {
+        let completed = bus.complete_all(some).await;
+        assert!(completed.iter().all(|completed| matches!(completed, Ok(Completed::Won(_)))));
+    }
+    assert_eq!(told(&client, &mut heard).await.0, COUNT);
+    each_once(&bus).await;
+}
+
+#[tokio::test]
+async fn completions_of_a_server_that_dies_meanwhile_are_stored_once() {
+    let (mut server, bus) = place().await;
+    let dies = async {
+        server.kill().await;
+        server.restart().await.expect("it starts again");
+    };
+    let (completed, ()) = tokio::join!(bus.complete_all(completions(Outcome::Succeeded)), dies);
+    assert!(completed.iter().all(|completed| matches!(completed, Ok(Completed::Won(_)))), "{completed:?}");
+    each_once(&bus).await;
+}
