@@ -150,6 +150,13 @@ impl Stage {
         .await
     }
 
+    /// Waits until the leader of a queue holds a task, or has dispatched it already.
+    pub(crate) async fn until_read(&self, queue: &str, id: &TaskId) {
+        let question = Question::Explain { id: id.clone() };
+        let is_read = |told: &Answer| matches!(told, Answer::Explanation(_) | Answer::Unheld { dispatched: true, .. });
+        soon(async { while !is_read(&self.ask(queue, &question).await) {} }).await;
+    }
+
     /// Where the SDK would submit a tenant's next task.
     pub(crate) async fn shard_of(&self, queue: &str, tenant: &Tenant) -> Shard {
         let queue: QueueName = queue.parse().expect("a queue");

@@ -38,7 +38,7 @@ async fn stage(policy: &str, owners: &[Tenant]) -> Stage {
 /// Submits a task; how many others come before it once the dispatcher has read it.
 async fn waited(stage: &Stage, taker: &mut Taker, probe: TaskEvent) -> usize {
     stage.submit(&probe).await;
-    stage.until_told("pictures", &probe.id, |_| true).await;
+    stage.until_read("pictures", &probe.id).await;
     let mut others = 0;
     while taker.take(1, 1).await[0].id != probe.id {
         others += 1;
