@@ -2,6 +2,7 @@
 
 use crate::outsider::Outsider;
 use crate::tasks::{Bench, Echo, echo};
+use crate::waits::announced;
 use async_nats::jetstream;
 use futures::StreamExt;
 use jetlane::{
@@ -11,6 +12,7 @@ use jetlane::{
 use jetlane_testkit::{Kit, soon};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
@@ -29,6 +31,23 @@ impl Task for Count {
     fn options() -> TaskOptions {
         TaskOptions { backoff: Duration::from_millis(10), ..TaskOptions::default() }
     }
+}
+
+/// Keeps its thread for so long.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+struct Keep {
+    ms: u64,
+}
+
+impl Task for Keep {
+    const TYPE: &'static str = "test.keep";
+    type Output = String;
+}
+
+/// Returns which task of the runtime it ran in.
+async fn keep(task: Keep) -> Result<String, TaskError> {
+    std::thread::sleep(Duration::from_millis(task.ms));
+    Ok(tokio::task::id().to_string())
 }
 
 /// Returns the numbers that its last attempt counted; every attempt but the last fails at 3.
@@ -64,6 +83,24 @@ async fn an_executor_that_is_refused_at_its_start_announces_again() {
     outsider.jetstream.update_stream(open).await.expect("open again");
     let said = Echo { text: "here".into() };
     assert_eq!(soon(kit.client().submit(said).await.expect("accepted").into_future()).await.expect("it runs"), "here");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_that_have_become_longer_do_not_go_one_after_the_other() {
+    let kit = Kit::start().await;
+    kit.serve(Executor::new(kit.client(), "tests").slots(16).task(keep));
+    announced(&kit, Keep::TYPE).await;
+    let run = async |tasks: usize, ms: u64| {
+        let submits = (0..tasks).map(|_| kit.client().submit(Keep { ms }));
+        let mut places = BTreeSet::new();
+        for handle in kit.client().submit_all(submits).await {
+            places.insert(soon(handle.expect("accepted").into_future()).await.expect("it runs"));
+        }
+        places
+    };
+    // Until the executor knows them to end at once, and is sure of it.
+    run(200, 0).await;
+    assert_eq!(run(16, 3).await.len(), 16, "some waited for others of the same task of the runtime");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
