@@ -110,7 +110,7 @@ async fn measure(url: &str, settings: &Report, servers: usize, sync: SyncInterva
             bundled.push(ruler::throughput(url, shape, tasks).await?);
         }
         ours.push(submitter.throughput(tasks).await?);
-        our_latencies.extend(submitter.latencies(singly).await?);
+        our_latencies.extend(submitter.latencies(singly).await?.iter().map(|latency| latency.result));
     }
     tokio::time::sleep(STRAGGLERS).await;
     let faults = submitter.faults(before, &runs).await?;

@@ -8,7 +8,7 @@ use super::services::connect;
 use crate::output::{Exit, Failure};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use jetlane::{Client, Submit, TaskHandle};
+use jetlane::{Client, Outcome, Submit, TaskHandle};
 use jetlane_bus::floor::BATCHES_IN_FLIGHT;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +25,15 @@ pub(super) struct Submitter {
     next: u32,
     queues: u32,
     pub(super) faults: Faults,
+}
+
+/// How long a task took that was alone.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Latency {
+    /// From its submission until its handler began, as its completion says.
+    pub(super) handler: Duration,
+    /// From its submission until its result was there.
+    pub(super) result: Duration,
 }
 
 /// What came of an open loop.
@@ -96,14 +105,19 @@ impl Submitter {
         Ok(done as f64 / begun.elapsed().as_secs_f64())
     }
 
-    /// Submits one at a time; the time of each until its result is there.
-    pub(super) async fn latencies(&mut self, tasks: usize) -> Result<Vec<Duration>, Failure> {
+    /// Submits one at a time; the time of each until its handler began and until its result was there.
+    pub(super) async fn latencies(&mut self, tasks: usize) -> Result<Vec<Latency>, Failure> {
         let mut latencies = Vec::with_capacity(tasks);
         for number in self.take(tasks) {
             let begun = Instant::now();
-            let handle = self.submit(number).await?;
-            handle.within(ROUND_WITHIN).await?;
-            latencies.push(begun.elapsed());
+            let mut handle = self.submit(number).await?;
+            let completion = tokio::time::timeout(ROUND_WITHIN, handle.completion()).await;
+            let result = begun.elapsed();
+            let completion = completion.map_err(|late| Failure::of(Exit::TimedOut, &late))??;
+            if completion.outcome != Outcome::Succeeded {
+                return Err(jetlane::Error::Task(Box::new(completion)).into());
+            }
+            latencies.push(Latency { handler: Duration::from_secs_f64(completion.wait_ms.max(0.0) / 1e3), result });
         }
         Ok(latencies)
     }

@@ -19,7 +19,7 @@ def main():
     if not ran.stdout.strip():
         sys.exit(f"jetlane bench pipeline printed nothing (status {ran.returncode})")
     report = json.loads(ran.stdout)
-    latency, turns = report["latency_ms"], report["turns"]
+    latency, handler, turns = report["latency_ms"], report["handler_ms"], report["turns"]
     floors = {}
     for turn in turns:
         floors.setdefault(json.dumps(turn.get("in_flight")), []).append(turn["floor"]["tasks_per_s"])
@@ -34,7 +34,7 @@ def main():
         "lost": report["lost"],
         "doubled": report["duplicates"],
         "settings": f"submit_all and every handle awaited; dispatcher, executor and client in one process; median of "
-        f"{len(turns)} turns",
+        f"{len(turns)} turns; until the handler {handler['p50']:.2f} ms, p99 {handler['p99']:.2f}",
     }
     broker = {
         "peer": "bare-broker",

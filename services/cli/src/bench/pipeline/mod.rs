@@ -120,7 +120,9 @@ async fn take_turn(
     let meter = Meter::start(server);
     let rate = submitter.throughput(tasks).await?;
     let ours = Rate::of(rate, meter.per_task(tasks));
-    report.ours.extend(submitter.latencies(LATENCY_TASKS / TURNS).await?);
+    let alone = submitter.latencies(LATENCY_TASKS / TURNS).await?;
+    report.ours.extend(alone.iter().map(|latency| latency.result));
+    report.handlers.extend(alone.iter().map(|latency| latency.handler));
     Ok(Turn { ours, bare, bundled, in_flight })
 }
 

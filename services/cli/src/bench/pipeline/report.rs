@@ -53,8 +53,10 @@ pub(super) struct Report {
     /// The bare loop with as many tasks a message as the pipeline may put into one.
     bundled_floor: Option<BundledFloor>,
     cpu_a_task: Cpu,
-    /// One at a time.
+    /// One at a time, until the result is there.
     latency_ms: Latency,
+    /// One at a time, until the handler begins.
+    handler_ms: Percentiles,
     pub(super) open_loop: Vec<OpenLoop>,
     pub(super) pairs: Option<Pairs>,
     pub(super) rss_mb: f64,
@@ -63,6 +65,8 @@ pub(super) struct Report {
     pub(super) turns: Vec<Turn>,
     #[serde(skip)]
     pub(super) ours: Latencies,
+    #[serde(skip)]
+    pub(super) handlers: Latencies,
     #[serde(skip)]
     pub(super) floors: Latencies,
 }
@@ -181,12 +185,14 @@ impl Report {
             bundled_floor: None,
             cpu_a_task: Cpu::default(),
             latency_ms: Latency::default(),
+            handler_ms: Percentiles::default(),
             open_loop: Vec::new(),
             pairs: None,
             rss_mb: 0.0,
             faults: Faults::default(),
             turns: Vec::new(),
             ours: Latencies::new()?,
+            handlers: Latencies::new()?,
             floors: Latencies::new()?,
         })
     }
@@ -220,6 +226,7 @@ impl Report {
             floor_p99_9: floor.p99_9,
             floor_max: floor.max,
         };
+        self.handler_ms = self.handlers.percentiles();
         self.tasks_per_s_median
     }
 
@@ -311,6 +318,8 @@ impl report::Report for Report {
             let BundledFloor { bundle, ratio, ratio_median, .. } = floor;
             text += &format!("; {ratio:.3} ({ratio_median:.3}) of the bare broker with {bundle} a message");
         }
+        let [p50, p99] = [self.handler_ms.p50, self.handler_ms.p99].map(ms);
+        text += &format!("\none at a time, until the handler begins: p50 {p50} ms, p99 {p99} ms");
         let Faults { lost, duplicates } = self.faults;
         text +=
             &format!("\n{}, {lost} lost, {duplicates} doubled, {} MB resident at most", self.settings(), self.rss_mb);
