@@ -3,7 +3,8 @@
 use jetlane_bus::topology::Settings;
 use jetlane_schemas::QueueName;
 use jetlane_schemas::limits::BUNDLE_TASKS_MAX;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 /// The section `[dispatcher]`, or `JETLANE_DISPATCHER_<FIELD>`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -17,7 +18,16 @@ pub struct Config {
     /// How the streams are kept, where this dispatcher is the first to need them.
     pub streams: Settings,
     /// The most tasks of one message of a lane, 1 to 128; 1 turns bundles off. Default 128.
+    #[serde(deserialize_with = "bundle_max")]
     pub bundle_max: usize,
+}
+
+fn bundle_max<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let tasks = usize::deserialize(deserializer)?;
+    if (1..=BUNDLE_TASKS_MAX).contains(&tasks) {
+        return Ok(tasks);
+    }
+    Err(D::Error::custom(format!("the most tasks of a message must be 1 to {BUNDLE_TASKS_MAX}, not {tasks}")))
 }
 
 impl Default for Config {
@@ -37,5 +47,22 @@ impl Config {
     pub(crate) fn holder(&self) -> String {
         let name = if self.name.is_empty() { "dispatcher" } else { &self.name };
         format!("{name}-{}", jetlane_schemas::RunToken::draw())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bundles_have_one_to_128_tasks() {
+        let read = |json: &str| serde_json::from_str::<Config>(json);
+        for (json, bundle_max) in [("{}", 128), (r#"{"bundle_max":1}"#, 1), (r#"{"bundle_max":128}"#, 128)] {
+            assert_eq!(read(json).expect("in range").bundle_max, bundle_max);
+        }
+        for json in [r#"{"bundle_max":0}"#, r#"{"bundle_max":129}"#] {
+            let error = read(json).expect_err("out of range").to_string();
+            assert!(error.contains("1 to 128"), "{error}");
+        }
     }
 }
