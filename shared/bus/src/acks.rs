@@ -296,10 +296,11 @@ struct PubAck {
     error: Option<Refusal>,
 }
 
+/// Why the server refuses, as it says so in its answers.
 #[derive(Deserialize)]
-struct Refusal {
+pub(crate) struct Refusal {
     #[serde(default)]
-    err_code: u64,
+    pub(crate) err_code: u64,
     #[serde(default)]
     description: String,
 }

@@ -6,10 +6,11 @@
 
 use async_nats::header::HeaderValue;
 use async_nats::{HeaderMap, HeaderName};
-use jetlane_schemas::header;
+use jetlane_schemas::{Headers, header};
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error, StrDeserializer};
+use std::borrow::Cow;
 use std::fmt::{Display, Write};
 
 /// What most blocks take, in bytes.
@@ -26,6 +27,18 @@ pub(crate) struct Block {
 }
 
 impl Block {
+    /// These headers.
+    pub(crate) fn of(headers: &Headers) -> Self {
+        let mut block = Self::default();
+        for (name, value) in headers.pairs() {
+            match name {
+                Cow::Borrowed(name) => block.put(name, value),
+                Cow::Owned(name) => block.put_foreign(name, value),
+            }
+        }
+        block
+    }
+
     /// Appends a header of the protocol's.
     pub(crate) fn put(&mut self, name: &'static str, value: impl Display) {
         if self.first.is_none() {
@@ -48,10 +61,12 @@ impl Block {
             tracing::debug!(name, "A header cannot travel and is left out.");
             return;
         }
-        match (&self.first, name.parse()) {
-            (Some(_), _) => self.text.extend([LINE_END, name, COLON, value]),
-            (None, Ok(first)) => (self.first, self.text) = (Some(first), value.to_owned()),
-            (None, Err(_)) => tracing::debug!(name, "A header cannot travel and is left out."),
+        if self.first.is_some() {
+            return self.text.extend([LINE_END, name, COLON, value]);
+        }
+        match name.parse() {
+            Ok(first) => (self.first, self.text) = (Some(first), value.to_owned()),
+            Err(_) => tracing::debug!(name, "A header cannot travel and is left out."),
         }
     }
 

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use futures::StreamExt;
 use jetlane_schemas::Headers;
 use jetlane_schemas::limits::{BODY_BYTES_MAX, HOP_OVERHEAD_BYTES};
-use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -241,7 +240,7 @@ impl Bus {
         let sent = if headers.is_empty() {
             self.client.publish(subject.clone(), body).await
         } else {
-            self.client.publish_with_headers(subject.clone(), block_of(&headers).into_map(), body).await
+            self.client.publish_with_headers(subject.clone(), Block::of(&headers).into_map(), body).await
         };
         sent.map_err(|source| Error::Send { subject, source: source.into() })
     }
@@ -309,17 +308,6 @@ fn note_event(event: &Event, connected: &watch::Sender<u64>) {
 fn reconnect_pause(attempts: usize) -> Duration {
     let exponent = u32::try_from(attempts.min(8)).unwrap_or(8);
     Duration::from_millis(10 * 2_u64.pow(exponent)).min(RECONNECT_PAUSE_MAX)
-}
-
-pub(crate) fn block_of(headers: &Headers) -> Block {
-    let mut block = Block::default();
-    for (name, value) in headers.pairs() {
-        match name {
-            Cow::Borrowed(name) => block.put(name, value),
-            Cow::Owned(name) => block.put_foreign(name, value),
-        }
-    }
-    block
 }
 
 pub(crate) fn headers_from(map: Option<&HeaderMap>) -> Headers {

@@ -2,6 +2,7 @@
 //! with the first message that is not stored. One word of the server's counts: how many are persisted, from the
 //! first. Whatever else it says, and whatever is lost, leaves the rest unknown, to be sent again singly.
 
+use crate::acks::Refusal;
 use serde::Deserialize;
 
 /// Fewer than these are acked one by one: a batch has a first and a last word, and some between while others
@@ -54,7 +55,7 @@ pub(crate) fn last_word(body: &[u8]) -> Option<Word> {
     match serde_json::from_slice(body).ok()? {
         // What it says on the way is for those who go on for long; an error is followed by how many were stored.
         Said { kind: Some(_), .. } => None,
-        Said { error: Some(Refusal { err_code: DISABLED }), .. } => Some(Word::Disabled),
+        Said { error: Some(Refusal { err_code: DISABLED, .. }), .. } => Some(Word::Disabled),
         Said { error: Some(_), .. } => Some(Word::Refused),
         Said { count, seq, .. } if seq > 0 => Some(Word::Stored { count, sequence: seq }),
         Said { .. } => Some(Word::Refused),
@@ -71,12 +72,6 @@ struct Said {
     count: usize,
     #[serde(default)]
     error: Option<Refusal>,
-}
-
-#[derive(Deserialize)]
-struct Refusal {
-    #[serde(default)]
-    err_code: u64,
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! # Layout
 //! - [`Bus`]: one connection, and what it tells of itself
 //! - [`topology`]: streams and buckets as data, ensured at start, drift reported
-//! - [`publish`]: publish and wait for the ack, the same bytes under the same id until it is known
+//! - [`publish`]: publish and wait for the ack, the same bytes under the same id until it is known; `acks`: acks
+//!   heard, `ingest`: one for many, `block`: headers as they go
 //! - [`pull`]: pulls by free room, and what they bring; `ack`: how it is answered, `settling`: acks that go with
 //!   the next publish
 //! - [`flows`]: the consumers of intake and lanes; taking over from an old leader

@@ -17,6 +17,8 @@ mod find;
 mod options;
 mod ready;
 mod server;
+#[cfg(test)]
+pub(crate) mod stage;
 mod version;
 mod watchdog;
 

@@ -198,21 +198,11 @@ fn stored(message: async_nats::Message) -> Option<Stored> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::Connect;
     use crate::kv::Bucket;
-    use crate::local::{self, Options, Server};
+    use crate::local::stage::place;
     use crate::publish::{Expect, Outgoing};
-    use crate::topology::Settings;
     use jetlane_schemas::subject::{BUCKET_REGISTRY, STREAM_TASKS, SUBMIT_ALL, TASK_ALL};
     use jetlane_schemas::{Failure, Outcome, Priority, QueueName, Shard, TaskType};
-
-    async fn place() -> (Server, Bus) {
-        let binary = local::find(|text| eprintln!("{text}")).await.expect("there is a nats-server");
-        let server = Server::start(&binary, Options::default()).await.expect("it starts");
-        let bus = Bus::connect(&Connect::to(server.url(), "test")).await.expect("it answers");
-        bus.ensure(&Settings::default()).await.expect("made");
-        (server, bus)
-    }
 
     async fn publish(bus: &Bus, subject: String, headers: Headers, body: &'static [u8]) -> u64 {
         let out = Outgoing { subject, headers, body: body.into(), message_id: None, expect: Expect::Anything };

@@ -2,7 +2,8 @@
 //! bytes go out again under the same id, which the stream deduplicates (design, decision 5).
 
 use crate::acks::{Answer, Sending};
-use crate::connection::{Bus, block_of};
+use crate::block::Block;
+use crate::connection::Bus;
 use crate::error::{Error, Source};
 use async_nats::client::PublishErrorKind;
 use bytes::Bytes;
@@ -162,7 +163,7 @@ fn refused_here(error: async_nats::PublishError) -> Answer {
 }
 
 fn sending(out: &Outgoing) -> Sending {
-    let mut headers = block_of(&out.headers);
+    let mut headers = Block::of(&out.headers);
     if let Some(id) = &out.message_id {
         headers.put(header::MSG_ID, id);
     }

@@ -194,12 +194,7 @@ impl<O: DeserializeOwned + Send + 'static> IntoFuture for TaskHandle<O> {
             if completion.outcome != Outcome::Succeeded {
                 return Err(Error::Task(Box::new(completion)));
             }
-            // Following the path costs as much as reading: only where there is a fault to be found.
-            if let Ok(output) = serde_json::from_slice(&completion.body) {
-                return Ok(output);
-            }
-            let mut json = serde_json::Deserializer::from_slice(&completion.body);
-            serde_path_to_error::deserialize(&mut json)
+            crate::json::read(&completion.body)
                 .map_err(|error| Error::Output { id: completion.id, reason: error.to_string() })
         }
         .boxed()

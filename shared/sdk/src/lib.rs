@@ -37,6 +37,7 @@ mod completions;
 mod error;
 mod executor;
 mod handle;
+mod json;
 mod listening;
 mod question;
 mod registry;

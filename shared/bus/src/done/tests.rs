@@ -1,23 +1,14 @@
 //! Completions against a real server: one a task, however many go together and whatever becomes of the server.
 
 use super::*;
-use crate::connection::Connect;
-use crate::local::{self, Options, Server};
-use crate::topology::Settings;
+use crate::local::Server;
+use crate::local::stage::place;
 use futures::{FutureExt, StreamExt};
 use jetlane_schemas::subject::DONE_ALL;
 use jetlane_schemas::{Outcome, QueueName, RunToken};
 
 /// As many as go together, and some more.
 const COUNT: usize = 64;
-
-async fn place() -> (Server, Bus) {
-    let binary = local::find(|text| eprintln!("{text}")).await.expect("there is a nats-server");
-    let server = Server::start(&binary, Options::default()).await.expect("it starts");
-    let bus = Bus::connect(&Connect::to(server.url(), "test")).await.expect("it answers");
-    bus.ensure(&Settings::default()).await.expect("made");
-    (server, bus)
-}
 
 fn completions(outcome: Outcome) -> Vec<Completion> {
     let of = |number| {

@@ -155,12 +155,7 @@ where
 }
 
 fn read<T: Task>(payload: &[u8]) -> Result<T, TaskError> {
-    // Following the path costs as much as reading: only where there is a fault to be found.
-    if let Ok(task) = serde_json::from_slice(payload) {
-        return Ok(task);
-    }
-    let mut json = serde_json::Deserializer::from_slice(payload);
-    serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    crate::json::read(payload).map_err(|error| {
         let pointer = pointer(&error.path().to_string());
         TaskError::with_code(Kind::Permanent, "payload", error.inner().to_string()).at(pointer)
     })
