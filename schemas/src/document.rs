@@ -3,6 +3,7 @@
 //! - `headers`: every header of the wire, described
 //! - `streams`: the JetStream facts of every channel
 //! - `channels`: every channel: who sends, who receives, what
+//! - `samples`: names that stand in addresses until parameters do
 //! - `messages`: every form of a message
 //! - this file: JSON Schemas, the assembly of the AsyncAPI document, and the files as checked in
 
@@ -10,6 +11,7 @@ mod channel;
 mod channels;
 mod headers;
 mod messages;
+mod samples;
 mod streams;
 
 use crate::question::{Answer, Question};
@@ -81,7 +83,7 @@ pub fn asyncapi() -> Value {
         "operations": named(CHANNELS.iter().flat_map(operations).collect()),
         "components": {
             "messages": named(MESSAGES.iter().map(|m| (m.name.to_owned(), m.document())).collect()),
-            "parameters": named(channels::parameters()),
+            "parameters": named(samples::parameters()),
             "schemas": named(headers::schemas()),
         },
     })
@@ -117,7 +119,7 @@ fn plain(value: Value) -> Value {
 
 fn channel(channel: &Channel) -> Value {
     let address = (channel.address)();
-    let parameters: Map<_, _> = channels::parameters()
+    let parameters: Map<_, _> = samples::parameters()
         .into_iter()
         .filter(|(name, _)| address.contains(&format!("{{{name}}}")))
         .map(|(name, _)| (name.clone(), json!({ "$ref": format!("#/components/parameters/{name}") })))

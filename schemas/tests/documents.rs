@@ -116,6 +116,8 @@ fn fill(address: &str, names: &Names) -> String {
         ("{type}", names.task_type.as_str()),
         ("{id}", names.id.as_str()),
         ("{index}", "3"),
+        ("{connection}", "c-1"),
+        ("{number}", "2"),
         ("{tenantHash}", hash),
         ("{consumer}", "lane-default-low-any"),
     ]
@@ -137,6 +139,10 @@ fn is_understood(channel: &str, subject: &str, n: &Names) -> bool {
         }),
         "done" => subject::parse_done(subject) == Some((n.task_type.clone(), n.id.clone())),
         "told" => subject::parse_told(subject) == Some(n.task_type.clone()),
+        "toldAhead" => {
+            subject == subject::told_ahead(&n.task_type, "c-1", 2) && subject::parse_told_ahead(subject).is_some()
+        }
+        "toldAcked" => subject == subject::acked(&n.task_type, "c-1", 2) && subject::is_acked(subject),
         "stored" => subject::parse_stored(subject) == Some((n.task_type.clone(), n.id.clone())),
         "dead" => subject::parse_dead(subject) == Some((n.queue.clone(), n.task_type.clone(), n.id.clone())),
         "credit" => subject::parse_credit(subject) == Some(n.queue.clone()),

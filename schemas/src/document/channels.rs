@@ -1,13 +1,13 @@
-//! Every channel: its address, who sends, who receives, what. Addresses are built by [`crate::subject`]
-//! from sample names, which then give way to parameters.
+//! Every channel: its address, who sends, who receives, what.
 
 use super::channel::Channel;
+use super::samples::{
+    CONNECTION, NUMBER, SAMPLE_INDEX, kv, sample_fit, sample_id, sample_queue, sample_shard, sample_type, template,
+};
 use super::streams::{ADVISORIES, DEAD, DONE, LANES, Reader, Sample, Storage, TASKS, TIME};
-use crate::TaskId;
-use crate::options::{Priority, Shard};
+use crate::options::Priority;
 use crate::subject::{self, LaneKind};
-use crate::token::{Fit, QueueName, TaskType, Tenant};
-use serde_json::{Value, json};
+use crate::token::Tenant;
 
 const ANYONE: &str = "any client";
 const SDK: &str = "sdk";
@@ -98,6 +98,27 @@ pub(super) const CHANNELS: &[Channel] = &[
         messages: &["told"],
         senders: &[EXECUTOR, DISPATCHER, SDK],
         receivers: &[SDK],
+        storage: Storage::Core,
+    },
+    Channel {
+        name: "toldAhead",
+        address: || template(&subject::told_ahead(&sample_type(), CONNECTION, NUMBER)),
+        title: "A completion that is being stored alone",
+        text: "Told before it is stored, so that its submitter hears the server's own ack, on `toldAcked`. Without that \
+            it means nothing.",
+        messages: &["told"],
+        senders: &[EXECUTOR],
+        receivers: &[SDK],
+        storage: Storage::Core,
+    },
+    Channel {
+        name: "toldAcked",
+        address: || template(&subject::acked(&sample_type(), CONNECTION, NUMBER)),
+        title: "The server's ack of such a completion",
+        text: "The same subject without its last token. The executor hears it, too.",
+        messages: &["publishAck"],
+        senders: &["nats-server"],
+        receivers: &[EXECUTOR, SDK],
         storage: Storage::Core,
     },
     Channel {
@@ -316,80 +337,3 @@ pub(super) const CHANNELS: &[Channel] = &[
         storage: Storage::Bucket(subject::BUCKET_NOTES, "Kept for 2 h."),
     },
 ];
-
-const TYPE: &str = "image.thumbnail";
-const QUEUE: &str = "pictures";
-const PRIORITY: &str = "high";
-const SHARD: &str = "8";
-const FIT: &str = "gpu";
-const ID: &str = "0190b8f27c1e70008000000000000001";
-const INDEX: &str = "7";
-const SAMPLE_INDEX: usize = 7;
-
-fn sample_type() -> TaskType {
-    TaskType::new(TYPE).expect("a valid name")
-}
-
-fn sample_queue() -> QueueName {
-    QueueName::new(QUEUE).expect("a valid name")
-}
-
-fn sample_shard() -> Shard {
-    Shard::new(8).expect("a valid shard")
-}
-
-fn sample_fit() -> Fit {
-    Fit::new(FIT).expect("a valid name")
-}
-
-fn sample_id() -> TaskId {
-    TaskId::new(ID).expect("a valid id")
-}
-
-/// The parameters of addresses.
-pub(super) fn parameters() -> Vec<(String, Value)> {
-    let parameter = |name: &str, text: &str, example: &str| {
-        (name.to_owned(), json!({ "description": text, "examples": [example] }))
-    };
-    let (mut priority, shard) = (
-        parameter("priority", "How urgent.", PRIORITY),
-        parameter("shard", "Where the tenant's tasks stand in line: 0 to 63.", SHARD),
-    );
-    priority.1["enum"] = json!(Priority::ALL.map(Priority::as_str));
-    vec![
-        parameter("type", "The task type: 1 to 6 tokens of [A-Za-z0-9_-]{1,64}, joined by dots.", TYPE),
-        parameter("queue", "The queue: one token of [A-Za-z0-9_-]{1,64}.", QUEUE),
-        priority,
-        shard,
-        parameter("fit", "The class of needs: one token, `any` unless a task states needs.", FIT),
-        parameter("index", "The callback's place among those of its task, from 0.", INDEX),
-        parameter("id", "The task's id: one token of [A-Za-z0-9_-]{1,64}.", ID),
-        parameter(
-            "tenantHash",
-            "The first 16 bytes of SHA-256 over the tenant, in hex.",
-            "00000000000000000000000000000000",
-        ),
-        parameter("consumer", "The lane's consumer.", "lane-pictures-high-gpu"),
-    ]
-}
-
-fn kv(bucket: &str, key: &str) -> String {
-    template(&subject::kv(bucket, key))
-}
-
-/// Puts parameters in the place of the samples.
-fn template(subject: &str) -> String {
-    let mut address = format!("{subject}.");
-    for (name, sample) in [
-        ("type", TYPE),
-        ("queue", QUEUE),
-        ("priority", PRIORITY),
-        ("shard", SHARD),
-        ("fit", FIT),
-        ("id", ID),
-        ("index", INDEX),
-    ] {
-        address = address.replace(&format!(".{sample}."), &format!(".{{{name}}}."));
-    }
-    address.trim_end_matches('.').to_owned()
-}

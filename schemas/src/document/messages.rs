@@ -34,6 +34,8 @@ enum Body {
     Frame(u8, u16),
     /// What the server tells.
     Advisory,
+    /// What the server answers to a publish.
+    PublishAck,
     /// Nothing.
     Empty,
     /// Known to Jetlane's own processes alone.
@@ -178,6 +180,13 @@ pub(super) const MESSAGES: &[Message] = &[
         Body::Frame(TOLD_KIND, TOLD_VERSION),
     ),
     message(
+        "publishAck",
+        "The server's answer to a publish",
+        "Stored, with its sequence, or refused, with an error.",
+        &[],
+        Body::PublishAck,
+    ),
+    message(
         "question",
         "A question",
         "Answered as `answer` in json/answer.schema.json.",
@@ -239,7 +248,7 @@ impl Message {
 impl Body {
     fn content_type(&self) -> &'static str {
         match self {
-            Self::AnyJson | Self::Schema(_) | Self::Advisory => "application/json",
+            Self::AnyJson | Self::Schema(_) | Self::Advisory | Self::PublishAck => "application/json",
             Self::CloudEvent => "application/cloudevents+json",
             Self::Bundle | Self::Frame(..) | Self::Empty | Self::Private => "application/octet-stream",
         }
@@ -275,6 +284,18 @@ impl Body {
                     "stream_seq": { "type": "integer" },
                     "deliveries": { "type": "integer" },
                     "reason": { "type": "string" },
+                },
+            }),
+            Self::PublishAck => json!({
+                "type": "object",
+                "required": ["stream"],
+                "properties": {
+                    "stream": { "type": "string" },
+                    "seq": { "type": "integer" },
+                    "error": {
+                        "type": "object",
+                        "properties": { "err_code": { "type": "integer" }, "description": { "type": "string" } },
+                    },
                 },
             }),
             Self::Empty => json!({ "type": "string", "maxLength": 0 }),

@@ -90,7 +90,7 @@ pub struct Pipeline {
     /// No-op tasks of one throughput run.
     #[arg(long, default_value_t = 100_000)]
     pub tasks: usize,
-    /// Run the callback service too, which reads every completion once more.
+    /// Run the callback service too.
     #[arg(long)]
     pub callbacks: bool,
     /// How tasks travel.
