@@ -112,4 +112,17 @@ mod tests {
             assert!(begun.elapsed() >= schedule[told - 1], "early");
         }
     }
+
+    #[tokio::test]
+    async fn what_falls_due_within_a_tick_is_told_together() {
+        let schedule = schedule(Clock::Fixed, 40_000.0, 0.1, 1).expect("in range");
+        let Pace { mut due, .. } = Pace::start(&schedule);
+        let (mut told, mut times) = (0, 0);
+        while told < schedule.len() {
+            told = *due.wait_for(|due| *due > told).await.expect("more are to come");
+            times += 1;
+        }
+        let ticks = schedule[schedule.len() - 1].as_micros().div_ceil(TICK.as_micros());
+        assert!(times <= ticks + 1, "{times} times in {ticks} ticks");
+    }
 }
