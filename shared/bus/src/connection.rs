@@ -3,6 +3,7 @@
 use crate::acks::Acks;
 use crate::block::Block;
 use crate::error::Error;
+use crate::publish::Expect;
 use crate::settling::Settling;
 use async_nats::client::RequestErrorKind;
 use async_nats::jetstream::{self, context::ContextBuilder};
@@ -14,7 +15,7 @@ use jetlane_schemas::limits::{BODY_BYTES_MAX, HOP_OVERHEAD_BYTES};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 
 /// The most publishes of one connection that wait for their acks (beyond about 1,000 the server's
 /// consumers slow down; facts: nats.rs issue 1285).
@@ -89,6 +90,7 @@ pub struct Shared {
     pub(crate) jetstream: jetstream::Context,
     pub(crate) acks: Acks,
     pub(crate) settling: Settling,
+    pub(crate) done_expects: OnceCell<Expect>,
     connections: watch::Receiver<u64>,
     connect: Connect,
 }
@@ -173,9 +175,10 @@ impl Bus {
         let acks = Acks::hear(&client, connections.clone(), PUBLISHES_IN_FLIGHT_MAX).await;
         let acks = acks.map_err(|source| Error::Subscribe { subject: "(acks)".into(), source: source.into() })?;
         let settling = Settling::begin(client.clone());
-        let shared = Shared { client, jetstream, acks, settling, connections, connect: connect.clone() };
+        let (done_expects, connect) = (OnceCell::new(), connect.clone());
+        let shared = Shared { client, jetstream, acks, settling, done_expects, connections, connect };
         let bus = Self { shared: Arc::new(shared) };
-        if connect.when_absent == WhenAbsent::Wait {
+        if bus.connect.when_absent == WhenAbsent::Wait {
             bus.wait_connected().await;
         }
         bus.check_server().await?;

@@ -7,6 +7,7 @@ use crate::clock;
 use crate::connection::{Bus, headers_from};
 use crate::error::Error;
 use crate::publish::{Expect, Outgoing, Published};
+use crate::topology::takes_one_a_subject;
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use bytes::Bytes;
 use jetlane_schemas::frame::{TOLD_MAX, decode_bundle, encode_bundle, encode_told, told_bytes};
@@ -59,10 +60,12 @@ fn outgoing(completion: &Completion) -> Outgoing {
     }
 }
 
-/// The same, ready to be sent.
-fn sending_of(completion: &Completion) -> Sending {
+/// The same, ready to be sent for the first time.
+fn sending_of(completion: &Completion, expect: Expect) -> Sending {
     let mut headers = Block::default();
-    headers.put(header::EXPECTED_LAST_SUBJECT_SEQUENCE, 0);
+    if expect == Expect::Absent {
+        headers.put(header::EXPECTED_LAST_SUBJECT_SEQUENCE, 0);
+    }
     completion.write_headers("", |name, value| headers.put(name, value));
     Sending {
         subject: subject::done(&completion.task_type, &completion.id).into(),
@@ -96,9 +99,10 @@ impl Bus {
     /// The same of many at once; the answers have the order of the completions.
     pub async fn complete_all(&self, completions: Vec<Completion>) -> Vec<Result<Completed, Error>> {
         self.settle_waiting().await;
+        let expect = self.expected_of_done().await;
         let mut said = Vec::with_capacity(completions.len());
         for some in completions.chunks(TOGETHER_MAX) {
-            let sendings = some.iter().map(sending_of).collect();
+            let sendings = some.iter().map(|completion| sending_of(completion, expect)).collect();
             let answers = self.acks.publish_together(&self.client, sendings).await;
             said.extend(answers.unwrap_or_else(|_| vec![Answer::Unknown; some.len()]));
         }
@@ -141,7 +145,7 @@ impl Bus {
             Ok(_) | Err(_) => return self.complete(completion).await,
         };
         self.settle_waiting().await;
-        let sending = sending_of(&completion);
+        let sending = sending_of(&completion, self.expected_of_done().await);
         match self.acks.publish_told(&self.client, &completion.task_type, told.into(), sending).await {
             Ok(Answer::Stored(_)) => {}
             // Whatever became of it is found out by the way of all others.
@@ -151,6 +155,17 @@ impl Bus {
             self.trigger(&completion).await?;
         }
         Ok(Completed::Won(Box::new(completion)))
+    }
+
+    /// What a completion's first send asks of its subject: nothing where the stream itself refuses a second message a
+    /// subject, since the server checks each of the two by itself. Found out once a connection; where it cannot be,
+    /// the subject must have none.
+    async fn expected_of_done(&self) -> Expect {
+        let find_out = async || match self.find_stream(STREAM_DONE).await {
+            Ok(Some(config)) if takes_one_a_subject(&config) => Expect::Anything,
+            Ok(_) | Err(_) => Expect::Absent,
+        };
+        *self.done_expects.get_or_init(find_out).await
     }
 
     /// Who won: a refused publish may have been preceded by one of the very same, whose answer was lost.

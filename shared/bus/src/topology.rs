@@ -124,7 +124,7 @@ impl Bus {
         Ok(drifts)
     }
 
-    async fn find_stream(&self, name: &str) -> Result<Option<Config>, Error> {
+    pub(crate) async fn find_stream(&self, name: &str) -> Result<Option<Config>, Error> {
         use async_nats::jetstream::context::GetStreamErrorKind;
         match self.jetstream.get_stream(name).await {
             Ok(found) => Ok(Some(found.cached_info().config.clone())),
@@ -192,8 +192,20 @@ fn differences(wanted: &Config, found: &Config) -> Vec<Drift> {
     );
     compare("max_consumers", limit(wanted.max_consumers.into()), limit(found.max_consumers.into()));
     compare("schedules", wanted.allow_message_schedules.to_string(), found.allow_message_schedules.to_string());
+    compare(
+        "discard_new_per_subject",
+        wanted.discard_new_per_subject.to_string(),
+        found.discard_new_per_subject.to_string(),
+    );
     compare("batches", wanted.allow_batch_publish.to_string(), found.allow_batch_publish.to_string());
     drifts
+}
+
+/// Whether a stream refuses a second message of a subject, whatever its publisher expects.
+pub(crate) fn takes_one_a_subject(stream: &Config) -> bool {
+    stream.max_messages_per_subject == 1
+        && stream.discard == DiscardPolicy::New
+        && stream.discard_new_per_subject
 }
 
 /// The server writes "no limit" as -1 or 0.

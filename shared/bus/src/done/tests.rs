@@ -90,6 +90,22 @@ async fn a_stream_that_takes_no_batches_acks_each_by_itself() {
 }
 
 #[tokio::test]
+async fn a_stream_that_would_take_a_second_completion_is_told_to_expect_none() {
+    let (_server, bus) = place().await;
+    let mut config = bus.jetstream.get_stream(STREAM_DONE).await.expect("there").cached_info().config.clone();
+    config.discard_new_per_subject = false;
+    bus.jetstream.update_stream(config).await.expect("as somebody has edited it");
+    let earlier = bus.complete_all(completions(Outcome::Cancelled)).await;
+    assert!(earlier.iter().all(|completed| matches!(completed, Ok(Completed::Won(_)))));
+    let alone = completions(Outcome::Failed).swap_remove(0);
+    assert!(matches!(bus.complete_alone(alone).await, Ok(Completed::Lost(_))));
+    for completed in bus.complete_all(completions(Outcome::Succeeded)).await {
+        assert!(matches!(completed, Ok(Completed::Lost(other)) if other.outcome == Outcome::Cancelled));
+    }
+    each_once(&bus).await;
+}
+
+#[tokio::test]
 async fn completions_of_a_server_that_dies_meanwhile_are_stored_once() {
     let (mut server, bus) = place().await;
     let dies = async {
