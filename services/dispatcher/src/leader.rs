@@ -40,7 +40,7 @@ use jetlane_bus::{Ack, Message, Subscription, clock};
 use jetlane_core::duplicates::Duplicates;
 use jetlane_core::shards::Shards;
 use jetlane_core::{Decision, EntryId, Event, FlowId, Queue};
-use jetlane_schemas::{Micros, QueueEntry, QueueName, TaskEvent, TaskId};
+use jetlane_schemas::{Flow, Micros, QueueEntry, QueueName, TaskEvent, TaskId};
 use needs::Fits;
 use output::Carried;
 use questions::Asked;
@@ -111,6 +111,7 @@ enum Woken {
     Carried(Carried),
     Turned(Turn),
     Opened(Opened),
+    Rang(Flow),
     Credit(Option<Message>),
     Asked(Option<Message>),
     Heard(Heard),
@@ -160,6 +161,7 @@ impl Leader {
             Some(carried) = self.works.next(), if !self.works.is_empty() => Woken::Carried(carried),
             Some(turn) = self.flows.turns.next(), if !self.flows.turns.is_empty() => Woken::Turned(turn),
             Some(opened) = self.flows.openings.next(), if !self.flows.openings.is_empty() => Woken::Opened(opened),
+            Some(flow) = self.flows.rings.next(), if !self.flows.rings.is_empty() => Woken::Rang(flow),
             credit = self.credits.next() => Woken::Credit(credit),
             asked = self.questions.next() => Woken::Asked(asked),
             Some(heard) = self.clients.heard.next(), if !self.clients.heard.is_empty() => Woken::Heard(heard),
@@ -177,6 +179,7 @@ impl Leader {
             Woken::Carried(carried) => self.take_outcomes(carried),
             Woken::Turned(turn) => self.take_turn(turn).await?,
             Woken::Opened(opened) => self.take_opened(opened),
+            Woken::Rang(flow) => self.flows.rang(&flow),
             Woken::Credit(credit) => self.take_credit(&credit.ok_or(Error::Closed)?),
             Woken::Asked(question) => self.take_question(&question.ok_or(Error::Closed)?),
             Woken::Heard(heard) => self.take_heard(heard)?,

@@ -203,9 +203,7 @@ fn differences(wanted: &Config, found: &Config) -> Vec<Drift> {
 
 /// Whether a stream refuses a second message of a subject, whatever its publisher expects.
 pub(crate) fn takes_one_a_subject(stream: &Config) -> bool {
-    stream.max_messages_per_subject == 1
-        && stream.discard == DiscardPolicy::New
-        && stream.discard_new_per_subject
+    stream.max_messages_per_subject == 1 && stream.discard == DiscardPolicy::New && stream.discard_new_per_subject
 }
 
 /// The server writes "no limit" as -1 or 0.

@@ -109,6 +109,11 @@ impl Shards {
         self.shared
     }
 
+    /// The shards that belong to one tenant each.
+    pub fn owned(&self) -> impl Iterator<Item = Shard> + '_ {
+        self.owners.keys().copied()
+    }
+
     /// Takes note of a tenant's task; an assignment if this is its first and a shard is free.
     pub fn seen(&mut self, now: Micros, tenant: &Tenant) -> Option<Assignment> {
         if tenant.is_shared() {

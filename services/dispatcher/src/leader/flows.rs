@@ -1,5 +1,6 @@
 //! The flows of a queue: a consumer each, made when the flow is first used and kept; pulled as the
-//! core has room.
+//! core has room. Until then a subscription stands in for it, which hears the first publish: each ack asks
+//! all consumers of the stream, and in a cluster each is a group of its own.
 
 use crate::door::Door;
 use futures::future::BoxFuture;
@@ -63,6 +64,9 @@ pub(crate) struct Flows {
     opening: BTreeSet<Flow>,
     pub(crate) turns: FuturesUnordered<BoxFuture<'static, Turn>>,
     pub(crate) openings: FuturesUnordered<BoxFuture<'static, Opened>>,
+    /// The flows whose first publish is listened for, and those of them that have one.
+    listening: BTreeSet<Flow>,
+    pub(crate) rings: FuturesUnordered<BoxFuture<'static, Flow>>,
 }
 
 impl Flows {
@@ -77,15 +81,15 @@ impl Flows {
             opening: BTreeSet::new(),
             turns: FuturesUnordered::new(),
             openings: FuturesUnordered::new(),
+            listening: BTreeSet::new(),
+            rings: FuturesUnordered::new(),
         }
     }
 
-    /// The flows that are read from the start: those of all tenants without a shard of their own, and those
-    /// where tasks of no tenant come back. A flow that is not read yet waits for a poll of the subjects.
+    /// The flows that are read from the start: where tasks of no tenant are submitted, and where they come back.
     pub(crate) fn eager(queue: &QueueName) -> impl Iterator<Item = Flow> + '_ {
         let back = Priority::ALL.into_iter().map(|priority| Flow::Due(queue.clone(), priority, Shard::default()));
-        let shared = (0..Shard::SHARED).filter_map(|number| Shard::new(number).ok());
-        shared.flat_map(|shard| Self::of_shard(queue, shard)).chain(back)
+        Self::of_shard(queue, Shard::default()).chain(back)
     }
 
     /// What the SDK submits for a shard, the most urgent first.
@@ -107,6 +111,22 @@ impl Flows {
             self.to_open.push_back(flow.clone());
             self.open_next();
         }
+    }
+
+    /// Opens the flow at the first publish to it from now on. What lies there already is found by a poll of the
+    /// subjects.
+    pub(crate) fn open_when_used(&mut self, flow: Flow) {
+        let is_read = self.numbers.get(&flow).is_some_and(|number| self.readings[number.0 as usize].asks.is_some());
+        if is_read || self.opening.contains(&flow) || !self.listening.insert(flow.clone()) {
+            return;
+        }
+        self.rings.push(Box::pin(first_publish(self.bus.clone(), flow)));
+    }
+
+    /// A flow has had its first publish.
+    pub(crate) fn rang(&mut self, flow: &Flow) {
+        self.listening.remove(flow);
+        self.open(flow);
     }
 
     fn open_next(&mut self) {
@@ -175,6 +195,7 @@ impl Flows {
         self.turns.clear();
         self.openings.clear();
         self.to_open.clear();
+        self.rings.clear();
     }
 
     /// A flow by its number.
@@ -230,6 +251,17 @@ impl Flows {
         self.numbers.insert(flow.clone(), number);
         number
     }
+}
+
+/// Resolves once something is published to a flow. The message itself comes by the flow's consumer.
+async fn first_publish(bus: Bus, flow: Flow) -> Flow {
+    if let Ok(mut published) = bus.subscribe(&flow.subject()).await
+        && published.next().await.is_some()
+    {
+        return flow;
+    }
+    // The connection is closed for good, which ends the leader by other ways.
+    std::future::pending().await
 }
 
 /// Sends what is asked for and waits until something comes; then takes all that has come.

@@ -79,7 +79,7 @@ impl Leader {
             leader.flows.suspect(flow, *delivered);
             leader.flows.open(flow);
         }
-        Flows::eager(queue).for_each(|flow| leader.flows.open(&flow));
+        leader.open_flows();
         leader.take_announced();
         leader.core.on(clock::now(), Event::ShareChanged(world.shares.settle(queue, leader.core.committed())));
         bus.send(subject::credit_wanted(queue), Headers::new(), clients::nothing()).await.map_err(failed)?;

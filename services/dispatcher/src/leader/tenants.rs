@@ -37,10 +37,8 @@ impl Leader {
     /// A tenant was seen: the first time it gets a shard of its own, while there is one.
     pub(super) fn note_tenant(&mut self, now: Micros, tenant: &Tenant) {
         let Some(assignment) = self.shards.seen(now, tenant) else { return };
-        // Read before the first task comes there.
-        for flow in Flows::of_shard(&self.queue, assignment.shard) {
-            self.flows.open(&flow);
-        }
+        // Listened to before the first task comes there.
+        Flows::of_shard(&self.queue, assignment.shard).for_each(|flow| self.flows.open_when_used(flow));
         self.tell_shard(ShardEntry { tenant: assignment.tenant, shard: assignment.shard });
     }
 
@@ -93,9 +91,8 @@ impl Leader {
         for priority in Priority::ALL {
             // Those who move are read at once where they were read before.
             let was = Flow::Task(self.queue.clone(), priority, shard);
-            if self.flows.is_known(&was) {
-                self.flows.open(&Flow::Task(self.queue.clone(), priority, instead));
-            }
+            let is = Flow::Task(self.queue.clone(), priority, instead);
+            if self.flows.is_known(&was) { self.flows.open(&is) } else { self.flows.open_when_used(is) }
         }
     }
 

@@ -2,6 +2,7 @@
 //! process, and what is announced.
 
 use super::Leader;
+use super::flows::Flows;
 use super::output::{Beside, Carried};
 use crate::error::Error;
 use crate::read::Fate;
@@ -193,7 +194,16 @@ impl Leader {
             }
         }
         // One whose consumer was lost is made again, whether it has messages or not.
-        super::flows::Flows::eager(&self.queue).for_each(|flow| self.flows.open(&flow));
+        self.open_flows();
+    }
+
+    /// Reads what most tasks take, and listens for the first use of what those of tenants may take.
+    pub(super) fn open_flows(&mut self) {
+        Flows::eager(&self.queue).for_each(|flow| self.flows.open(&flow));
+        let shared = self.shards.shared().shards;
+        for shard in shared.into_iter().chain(self.shards.owned()) {
+            Flows::of_shard(&self.queue, shard).for_each(|flow| self.flows.open_when_used(flow));
+        }
     }
 
     pub(super) fn write<F>(&mut self, what: &'static str, write: impl FnOnce(Bus) -> F)

@@ -2,8 +2,8 @@
 
 use crate::stage::{Stage, Taker, soon, task};
 use jetlane_dispatcher::Config;
-use jetlane_schemas::subject::{self, BUCKET_REGISTRY};
-use jetlane_schemas::{Priority, QueueName, Shard, ShardEntry, TaskEvent, TaskId, Tenant};
+use jetlane_schemas::subject::{self, BUCKET_REGISTRY, STREAM_TASKS};
+use jetlane_schemas::{Flow, Priority, QueueName, Shard, ShardEntry, TaskEvent, TaskId, Tenant};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -140,6 +140,34 @@ async fn no_assigned_tenants_wait_depends_on_which_others_exist_among_a_thousand
     }
     // What was in its lane already comes first, and nothing else: the shortest goes next.
     assert!(waits.iter().all(|wait| *wait <= 2), "{waits:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_costs_no_consumer_until_it_is_used_and_then_waits_for_no_poll() {
+    let stage = stage("fifo", &[]).await;
+    let mut taker = stage.taker("pictures").await;
+    let nobody = Tenant::default();
+    stage.submit(&of(&nobody, Shard::default())).await;
+    taker.take(1, 1).await;
+    let flows = (1..Shard::SHARED).flat_map(|number| {
+        let shard = Shard::new(number).unwrap();
+        Priority::ALL.map(|priority| (priority, shard))
+    });
+    let begun = Instant::now();
+    let (mut unused, mut count) = (0, 0);
+    for (priority, shard) in flows {
+        // The epoch of a lease is the revision of its key: the first of the bucket here.
+        let consumer = Flow::Task(pictures(), priority, shard).consumer(1);
+        unused += usize::from(stage.bus.backlog(STREAM_TASKS, &consumer).await.unwrap().is_none());
+        let first = TaskEvent { priority, ..of(&nobody, shard) };
+        stage.submit(&first).await;
+        assert_eq!(taker.take(1, 1).await[0].id, first.id);
+        assert!(stage.bus.backlog(STREAM_TASKS, &consumer).await.unwrap().is_some());
+        count += 1;
+    }
+    assert_eq!((unused, count), (28, 28));
+    // Each of them would have waited for the next poll, which comes every half second.
+    assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
