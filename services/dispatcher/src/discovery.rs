@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How often the streams are asked. A flow that was never used waits so long for its first task to be
-/// seen; those that most tasks take are read from the start.
+/// How often the streams are asked. What lay in a flow before its first publish could be heard waits so long
+/// to be seen.
 const POLL_EVERY: Duration = Duration::from_millis(500);
 /// What is due is counted every so many polls: a retry of a flow that was never used can wait a second.
 const DUE_EVERY: u32 = 2;

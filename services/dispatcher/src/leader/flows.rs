@@ -86,10 +86,11 @@ impl Flows {
         }
     }
 
-    /// The flows that are read from the start: where tasks of no tenant are submitted, and where they come back.
+    /// The flows that are read from the start: where most tasks are submitted, and where those of no tenant come
+    /// back, since nobody hears what a schedule publishes.
     pub(crate) fn eager(queue: &QueueName) -> impl Iterator<Item = Flow> + '_ {
         let back = Priority::ALL.into_iter().map(|priority| Flow::Due(queue.clone(), priority, Shard::default()));
-        Self::of_shard(queue, Shard::default()).chain(back)
+        std::iter::once(Flow::Task(queue.clone(), Priority::default(), Shard::default())).chain(back)
     }
 
     /// What the SDK submits for a shard, the most urgent first.
@@ -201,11 +202,6 @@ impl Flows {
     /// A flow by its number.
     pub(crate) fn flow(&self, flow: FlowId) -> &Flow {
         &self.readings[flow.0 as usize].flow
-    }
-
-    /// Whether the flow was ever read.
-    pub(crate) fn is_known(&self, flow: &Flow) -> bool {
-        self.numbers.contains_key(flow)
     }
 
     /// The number of a flow that is asked about: one that stands for none where it was never read.

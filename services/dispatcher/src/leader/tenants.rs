@@ -8,7 +8,7 @@ use jetlane_bus::{Error, clock};
 use jetlane_core::FlowId;
 use jetlane_core::shards::{Crowd, FLOOD_SAMPLE_MIN, Relief};
 use jetlane_schemas::subject::{self, BUCKET_REGISTRY};
-use jetlane_schemas::{Flow, Micros, Priority, Shard, ShardEntry, SharedEntry, Tenant};
+use jetlane_schemas::{Micros, Shard, ShardEntry, SharedEntry, Tenant};
 use std::collections::HashMap;
 
 /// What the registry knows of the shards that are shared by hash.
@@ -88,12 +88,7 @@ impl Leader {
         tracing::info!(queue = %self.queue, %shard, %instead, tenant = tenant.as_str(), "A tenant floods a shared shard; those who share it stand elsewhere from now on.");
         let kept = keeps.map(|kept| ShardEntry { tenant: kept.tenant, shard: kept.shard });
         self.tell_shared(kept);
-        for priority in Priority::ALL {
-            // Those who move are read at once where they were read before.
-            let was = Flow::Task(self.queue.clone(), priority, shard);
-            let is = Flow::Task(self.queue.clone(), priority, instead);
-            if self.flows.is_known(&was) { self.flows.open(&is) } else { self.flows.open_when_used(is) }
-        }
+        Flows::of_shard(&self.queue, instead).for_each(|flow| self.flows.open_when_used(flow));
     }
 
     fn tell_shard(&mut self, entry: ShardEntry) {
