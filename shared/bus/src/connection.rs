@@ -90,6 +90,7 @@ pub struct Shared {
     pub(crate) jetstream: jetstream::Context,
     pub(crate) acks: Acks,
     pub(crate) settling: Settling,
+    /// What a completion's first send asks of its subject, once that is found out.
     pub(crate) done_expects: OnceCell<Expect>,
     connections: watch::Receiver<u64>,
     connect: Connect,

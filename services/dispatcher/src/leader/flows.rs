@@ -117,7 +117,7 @@ impl Flows {
     /// Opens the flow at the first publish to it from now on. What lies there already is found by a poll of the
     /// subjects.
     pub(crate) fn open_when_used(&mut self, flow: Flow) {
-        let is_read = self.numbers.get(&flow).is_some_and(|number| self.readings[number.0 as usize].asks.is_some());
+        let is_read = self.numbers.get(&flow).copied().is_some_and(|number| self.is_read(number));
         if is_read || self.opening.contains(&flow) || !self.listening.insert(flow.clone()) {
             return;
         }

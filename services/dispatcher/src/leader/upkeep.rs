@@ -193,7 +193,7 @@ impl Leader {
                 self.shards.occupied(now, *shard);
             }
         }
-        // One whose consumer was lost is made again, whether it has messages or not.
+        // One that lost its consumer and has no messages is made again, or listened to.
         self.open_flows();
     }
 

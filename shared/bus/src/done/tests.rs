@@ -3,6 +3,8 @@
 use super::*;
 use crate::local::Server;
 use crate::local::stage::place;
+use crate::topology::Settings;
+use async_nats::jetstream::stream::Config;
 use futures::{FutureExt, StreamExt};
 use jetlane_schemas::subject::DONE_ALL;
 use jetlane_schemas::{Outcome, QueueName, RunToken};
@@ -23,6 +25,13 @@ fn completions(outcome: Outcome) -> Vec<Completion> {
 async fn each_once(bus: &Bus) {
     let counts = bus.subject_counts(STREAM_DONE, DONE_ALL).await.expect("read");
     assert_eq!((counts.len(), counts.values().sum::<u64>()), (COUNT, COUNT as u64));
+}
+
+/// Changes a setting of DONE behind everybody's back.
+async fn edit_done(bus: &Bus, edit: impl FnOnce(&mut Config)) {
+    let mut config = bus.find_stream(STREAM_DONE).await.expect("read").expect("there");
+    edit(&mut config);
+    bus.jetstream.update_stream(config).await.expect("taken");
 }
 
 /// What the server says to publishes from now on.
@@ -75,9 +84,8 @@ async fn those_that_had_completed_are_lost_and_take_no_other_with_them() {
 #[tokio::test]
 async fn a_stream_that_takes_no_batches_acks_each_by_itself() {
     let (server, bus) = place().await;
-    let mut config = bus.jetstream.get_stream(STREAM_DONE).await.expect("there").cached_info().config.clone();
-    config.allow_batch_publish = false;
-    bus.jetstream.update_stream(config).await.expect("as an earlier version made it");
+    // As an earlier version made it.
+    edit_done(&bus, |config| config.allow_batch_publish = false).await;
     let (client, mut heard) = answers(&server).await;
     let mut all = completions(Outcome::Succeeded);
     let later = all.split_off(COUNT / 2);
@@ -92,9 +100,9 @@ async fn a_stream_that_takes_no_batches_acks_each_by_itself() {
 #[tokio::test]
 async fn a_stream_that_would_take_a_second_completion_is_told_to_expect_none() {
     let (_server, bus) = place().await;
-    let mut config = bus.jetstream.get_stream(STREAM_DONE).await.expect("there").cached_info().config.clone();
-    config.discard_new_per_subject = false;
-    bus.jetstream.update_stream(config).await.expect("as somebody has edited it");
+    edit_done(&bus, |config| config.discard_new_per_subject = false).await;
+    let drifts = bus.drift(&Settings::default()).await.expect("read");
+    assert_eq!(drifts.iter().map(|drift| drift.setting).collect::<Vec<_>>(), ["discard_new_per_subject"]);
     let earlier = bus.complete_all(completions(Outcome::Cancelled)).await;
     assert!(earlier.iter().all(|completed| matches!(completed, Ok(Completed::Won(_)))));
     let alone = completions(Outcome::Failed).swap_remove(0);
