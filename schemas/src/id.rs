@@ -1,15 +1,20 @@
 //! Task ids and run tokens.
 
+use crate::options::Micros;
 use crate::token::{InvalidName, is_token, name};
+use bincode::de::{BorrowDecode, BorrowDecoder, Decode, Decoder};
+use bincode::enc::{Encode, Encoder};
+use bincode::error::{DecodeError, EncodeError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::fmt::Write as _;
 use std::str::FromStr;
+use uuid::{Uuid, Variant, Version};
 
 name!(
-    /// The id of a task: a UUIDv7 by the SDK, or what [`TaskId::from_cloud_event`] and
+    /// The id of a task: a UUIDv7 in 22 digits by the SDK, or what [`TaskId::from_cloud_event`] and
     /// [`TaskId::from_sequence`] derive for those who publish by the open door.
     TaskId, "task id", r"^[A-Za-z0-9_-]{1,64}$",
     |text| if is_token(text) { Ok(()) } else { Err("must be 1 to 64 of A-Z, a-z, 0-9, '_' and '-'") }
@@ -17,13 +22,40 @@ name!(
 
 /// The shortest `ce-id` that is taken as it is; a shorter one is likely to be unique for its source only.
 const CE_ID_BYTES_MIN: usize = 20;
+/// 128 bits in digits of base 62.
+const DIGITS: usize = 22;
+/// The same in hexadecimal digits.
+const HEX_DIGITS: usize = 32;
 
 impl TaskId {
-    /// A new id, made before the first publish: sortable by time, unique without coordination.
+    /// A new id, made before the first publish: sortable by time, unique without coordination. A `UUIDv7` (RFC 9562)
+    /// in 22 digits of 0-9, A-Z and a-z, which sort as it does: as short as needs no allocation wherever it is read.
     pub fn generate() -> Self {
-        let mut buffer = uuid::Uuid::encode_buffer();
-        let text: &str = uuid::Uuid::now_v7().simple().encode_lower(&mut buffer);
+        Self::of_uuid(Uuid::now_v7())
+    }
+
+    fn of_uuid(uuid: Uuid) -> Self {
+        let mut digits = [b'0'; DIGITS];
+        let count = base62::encode_bytes(uuid.as_u128(), &mut digits).expect("128 bits are 22 digits at most");
+        digits.rotate_left(count);
+        digits[..DIGITS - count].fill(b'0');
+        let text = std::str::from_utf8(&digits).expect("digits are ASCII");
         Self(text.into())
+    }
+
+    /// When it was made, where it says so: a `UUIDv7`, in 22 digits of base 62 or in 32 hexadecimal ones, with or
+    /// without hyphens. Whoever made it may have had any time on their clock.
+    pub fn made_at(&self) -> Option<Micros> {
+        let digits: String = self.as_str().chars().filter(|c| *c != '-').collect();
+        let bits = match digits.len() {
+            DIGITS => base62::decode(&digits).ok(),
+            HEX_DIGITS => u128::from_str_radix(&digits, 16).ok(),
+            _ => None,
+        };
+        let uuid = Uuid::from_u128(bits?);
+        let is_v7 = uuid.get_version() == Some(Version::SortRand) && uuid.get_variant() == Variant::RFC4122;
+        let (seconds, nanos) = is_v7.then(|| uuid.get_timestamp()).flatten()?.to_unix();
+        Some(Micros(seconds.saturating_mul(1_000_000).saturating_add(u64::from(nanos / 1_000))))
     }
 
     /// The id of a CloudEvent: its own where that is a token of 20 to 64 characters, otherwise a
@@ -48,6 +80,27 @@ impl TaskId {
     /// The id of the `index`-th follow-up of a task, the same however often its completion is delivered.
     pub fn of_follow_up(parent: &TaskId, index: usize) -> Self {
         Self(hashed("f", &[parent.as_str(), &index.to_string()]).into())
+    }
+}
+
+/// In a frame it is its text.
+impl Encode for TaskId {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.as_str().encode(encoder)
+    }
+}
+
+impl<'de, Context> BorrowDecode<'de, Context> for TaskId {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let text = <&str>::borrow_decode(decoder)?;
+        Self::read(text).map_err(|invalid| DecodeError::OtherString(invalid.to_string()))
+    }
+}
+
+impl<Context> Decode<Context> for TaskId {
+    fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let text = String::decode(decoder)?;
+        Self::read(&text).map_err(|invalid| DecodeError::OtherString(invalid.to_string()))
     }
 }
 
@@ -83,7 +136,7 @@ impl RunToken {
 
     /// A new random token.
     pub fn draw() -> Self {
-        let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+        let (high, low) = Uuid::new_v4().as_u64_pair();
         Self(high ^ low)
     }
 }
@@ -138,5 +191,34 @@ mod tests {
     fn generated_ids_sort_by_time_and_differ() {
         let ids: Vec<_> = (0..100).map(|_| TaskId::generate()).collect();
         assert!(ids.windows(2).all(|pair| pair[0] < pair[1]));
+        // Of any two UUIDs, not only of those of today.
+        let shifted = (0..128).map(|bits| TaskId::of_uuid(Uuid::from_u128(1 << bits))).collect::<Vec<_>>();
+        assert!(shifted.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!(ids.iter().chain(&shifted).all(|id| id.as_str().len() == DIGITS), "as long as needs no allocation");
+        assert_eq!(TaskId::of_uuid(Uuid::from_u128(0)).as_str(), "0".repeat(DIGITS));
+        assert_eq!(TaskId::of_uuid(Uuid::from_u128(61)).as_str(), format!("{}z", "0".repeat(DIGITS - 1)));
+        assert_eq!(TaskId::of_uuid(Uuid::from_u128(u128::MAX)).as_str(), "7n42DGM5Tflk9n8mt7Fhc7");
+    }
+
+    #[test]
+    fn an_id_says_when_it_was_made_in_either_form_and_only_if_it_is_a_uuid_of_version_7() {
+        let id = |text: &str| TaskId::new(text).expect("valid");
+        let at = Some(Micros(0x0190_b8f2_7c1e * 1_000));
+        let uuid = Uuid::from_u128(0x0190_b8f2_7c1e_7000_8000_0000_0000_0001);
+        assert_eq!(TaskId::of_uuid(uuid).made_at(), at);
+        for hex in ["0190b8f2-7c1e-7000-8000-000000000001", "0190B8F27C1E70008000000000000001"] {
+            assert_eq!(id(hex).made_at(), at, "{hex}");
+        }
+        // Version 4, another variant, a key's hash, a sequence, more than 128 bits, anything.
+        for none in [
+            "0190b8f2-7c1e-4000-8000-000000000001",
+            "0190b8f2-7c1e-7000-0000-000000000001",
+            "k0190b8f27c1e70008000000000000001aaaaaaaaa",
+            "s17",
+            "zzzzzzzzzzzzzzzzzzzzzz",
+            "0190b8f2_7c1e_7000_8000",
+        ] {
+            assert_eq!(id(none).made_at(), None, "{none}");
+        }
     }
 }

@@ -71,15 +71,24 @@ pub fn encode_bundle<'a>(tasks: impl IntoIterator<Item = &'a TaskEvent>) -> Resu
 /// # Errors
 /// [`FrameError`] for whatever is no bundle of 1 to [`BUNDLE_TASKS_MAX`] valid tasks, to the last byte.
 pub fn decode_bundle(frame: &[u8]) -> Result<Vec<TaskEvent>, FrameError> {
-    let tasks: Vec<TaskEvent> = if codec::version_of(frame) == Some(SECOND) {
-        let bundle: BundleV2<'_> = codec::decode_frame(frame)?;
-        bundle.tasks.into_iter().map(TaskEvent::try_from).collect::<Result<_, _>>()?
+    if codec::version_of(frame) == Some(SECOND) {
+        tasks_of(codec::decode_frame::<BundleV2<'_>>(frame)?.tasks)
     } else {
-        let bundle: BundleV1<'_> = codec::decode_frame(frame)?;
-        bundle.tasks.into_iter().map(TaskEvent::try_from).collect::<Result<_, _>>()?
-    };
-    if tasks.is_empty() || tasks.len() > BUNDLE_TASKS_MAX {
-        return Err(FrameError::Count(tasks.len()));
+        tasks_of(codec::decode_frame::<BundleV1<'_>>(frame)?.tasks)
+    }
+}
+
+fn tasks_of<T>(wire: Vec<T>) -> Result<Vec<TaskEvent>, FrameError>
+where
+    TaskEvent: TryFrom<T, Error = FrameError>,
+{
+    if wire.is_empty() || wire.len() > BUNDLE_TASKS_MAX {
+        return Err(FrameError::Count(wire.len()));
+    }
+    // Tasks are large, and what is collected until the first error does not know its size.
+    let mut tasks = Vec::with_capacity(wire.len());
+    for task in wire {
+        tasks.push(TaskEvent::try_from(task)?);
     }
     Ok(tasks)
 }

@@ -1,6 +1,7 @@
 //! What executors tell the leader of their queue: room, and what became of runs.
 
 use crate::codec::{self, Bincode, CodecError, Wire};
+use crate::id::TaskId;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +54,7 @@ impl Wire<'_> for Credit {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct RunEnded {
     /// The task.
-    pub id: String,
+    pub id: TaskId,
     /// Which of its runs.
     pub run: u32,
     /// How long the handler ran, in microseconds.

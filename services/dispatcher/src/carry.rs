@@ -1,7 +1,6 @@
 //! What a decision stores: a task in its lane, the completion of one that never runs, a schedule for
 //! one that is not due. Each is sent until it is known what became of it.
 
-use jetlane_bus::done::Completed;
 use jetlane_bus::publish::Expect;
 use jetlane_bus::{Bus, Error, Outgoing, clock, trace};
 use jetlane_core::Waited;
@@ -140,13 +139,11 @@ pub(crate) async fn end(
     if !context.is_empty() {
         completion.trace = context;
     }
-    let stored = match bus.complete(completion).await? {
-        // An earlier try of ours may have stored it and died before the dead letter.
-        Completed::Won(stored) | Completed::Lost(stored) => *stored,
-        Completed::Full => return Ok(false),
-    };
+    let completed = bus.complete(&completion).await?;
+    let Some(stored) = completed.stored(&completion) else { return Ok(false) };
+    // An earlier try of ours may have stored it and died before the dead letter.
     if stored.outcome == outcome && matches!(outcome, Outcome::Rejected | Outcome::Failed) {
-        bus.bury(task, &stored).await?;
+        bus.bury(task, stored).await?;
     }
     Ok(true)
 }

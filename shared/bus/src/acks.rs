@@ -9,6 +9,7 @@ use futures::StreamExt;
 use jetlane_schemas::{TaskType, subject};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
@@ -102,8 +103,11 @@ impl Acks {
         client: &Client,
         all: Vec<Sending>,
     ) -> Result<Vec<Answer>, async_nats::PublishError> {
-        let inbox = &self.inbox;
-        self.send(client, all, |first, place| format!("{inbox}.{}", first + place as u64)).await
+        let begin = |_| format!("{}.", self.inbox);
+        let end = |subject: &mut String, first, place| {
+            write!(subject, "{}", first + place as u64).expect("a string takes everything");
+        };
+        self.send(client, all, begin, end).await
     }
 
     /// The same of publishes into one stream, with one answer for all where there are enough of them: those up to the
@@ -116,18 +120,22 @@ impl Acks {
         client: &Client,
         all: Vec<Sending>,
     ) -> Result<Vec<Answer>, async_nats::PublishError> {
-        let (count, inbox, name) = (all.len(), &self.inbox, &self.name);
+        let count = all.len();
         if count < ingest::TOGETHER_MIN || lock(&self.waiting).singly {
             return self.publish(client, all).await;
         }
-        self.send(client, all, |first, place| ingest::reply(inbox, name, first, place, count)).await
+        let begin = |first| ingest::replies(&self.inbox, &self.name, first);
+        self.send(client, all, begin, |subject, _, place| ingest::end_reply(subject, place, count)).await
     }
 
+    /// Sends all of these. `begin` makes what their reply subjects begin with, of the number of the first; `end` appends
+    /// the rest, of that and the place.
     async fn send(
         &self,
         client: &Client,
         all: Vec<Sending>,
-        reply: impl Fn(u64, usize) -> String,
+        begin: impl FnOnce(u64) -> String,
+        end: impl Fn(&mut String, u64, usize),
     ) -> Result<Vec<Answer>, async_nats::PublishError> {
         let count = all.len();
         let wanted = u32::try_from(count.min(self.room_max)).unwrap_or(u32::MAX);
@@ -135,8 +143,13 @@ impl Acks {
         let (told, answers) = oneshot::channel();
         let first = lock(&self.waiting).begin(count, told);
         let _forgotten = Forget { waiting: &self.waiting, first };
+        let mut reply = begin(first);
+        let common = reply.len();
         for (place, sending) in all.into_iter().enumerate() {
-            let reply = reply(first, place);
+            reply.truncate(common);
+            end(&mut reply, first, place);
+            // One copy of the right size: a string with room to spare would be copied twice.
+            let reply = async_nats::Subject::from(reply.as_str());
             let Sending { subject, headers, body } = sending;
             if headers.is_empty() {
                 client.publish_with_reply(subject, reply, body).await?;

@@ -30,8 +30,8 @@ const HEADER_FRAME: usize = 4;
 /// What became of a completion.
 #[derive(Debug)]
 pub enum Completed {
-    /// It is the one. Also when an earlier send of the very same was stored and its answer was lost.
-    Won(Box<Completion>),
+    /// It is stored. Also when an earlier send of the very same was, and its answer was lost.
+    Won,
     /// Another was stored before.
     Lost(Box<Completion>),
     /// DONE is at its limit and takes no more; the task must wait.
@@ -39,10 +39,11 @@ pub enum Completed {
 }
 
 impl Completed {
-    /// The completion that is stored.
-    pub fn stored(&self) -> Option<&Completion> {
+    /// The completion that is stored, where this became of `own`.
+    pub fn stored<'a>(&'a self, own: &'a Completion) -> Option<&'a Completion> {
         match self {
-            Self::Won(done) | Self::Lost(done) => Some(done),
+            Self::Won => Some(own),
+            Self::Lost(other) => Some(other),
             Self::Full => None,
         }
     }
@@ -91,13 +92,13 @@ impl Bus {
     ///
     /// # Errors
     /// [`Error::Publish`], [`Error::Refused`], [`Error::Read`].
-    pub async fn complete(&self, completion: Completion) -> Result<Completed, Error> {
-        let mut completed = self.complete_all(vec![completion]).await;
+    pub async fn complete(&self, completion: &Completion) -> Result<Completed, Error> {
+        let mut completed = self.complete_all(std::slice::from_ref(completion)).await;
         completed.pop().expect("one answer a completion")
     }
 
     /// The same of many at once; the answers have the order of the completions.
-    pub async fn complete_all(&self, completions: Vec<Completion>) -> Vec<Result<Completed, Error>> {
+    pub async fn complete_all(&self, completions: &[Completion]) -> Vec<Result<Completed, Error>> {
         self.settle_waiting().await;
         let expect = self.expected_of_done().await;
         let mut said = Vec::with_capacity(completions.len());
@@ -112,17 +113,18 @@ impl Bus {
         let outs = open.map(|(completion, _)| outgoing(completion)).collect();
         let mut published = self.publish_all(outs).await.into_iter();
         let mut all = Vec::with_capacity(completions.len());
-        for (completion, said) in completions.into_iter().zip(said) {
+        for (completion, said) in completions.iter().zip(said) {
             let published = if is_open(&said) { published.next() } else { None };
             all.push(match published {
-                None => Ok(Completed::Won(Box::new(completion))),
+                None => Ok(Completed::Won),
                 Some(Ok(published)) => self.arbitrated(completion, published).await,
                 Some(Err(error)) => Err(error),
             });
         }
-        self.tell(all.iter().filter_map(|completed| completed.as_ref().ok()?.stored())).await;
-        for completed in &mut all {
-            let Ok(Completed::Won(done) | Completed::Lost(done)) = completed else { continue };
+        self.tell(all.iter().zip(completions).filter_map(|(completed, own)| completed.as_ref().ok()?.stored(own)))
+            .await;
+        for (completed, own) in all.iter_mut().zip(completions) {
+            let Some(done) = completed.as_ref().ok().and_then(|completed| completed.stored(own)) else { continue };
             // A plain client's, to which ours has lost: the callback service reads it from DONE.
             if done.token.is_none() || done.callbacks.is_empty() {
                 continue;
@@ -139,22 +141,22 @@ impl Bus {
     ///
     /// # Errors
     /// As for [`Bus::complete`].
-    pub async fn complete_alone(&self, completion: Completion) -> Result<Completed, Error> {
-        let told = match encode_told(&completion.task_type, &[&completion]) {
+    pub async fn complete_alone(&self, completion: &Completion) -> Result<Completed, Error> {
+        let told = match encode_told(&completion.task_type, &[completion]) {
             Ok(told) if told.len() <= TOLD_BYTES_MAX => told,
             Ok(_) | Err(_) => return self.complete(completion).await,
         };
         self.settle_waiting().await;
-        let sending = sending_of(&completion, self.expected_of_done().await);
+        let sending = sending_of(completion, self.expected_of_done().await);
         match self.acks.publish_told(&self.client, &completion.task_type, told.into(), sending).await {
             Ok(Answer::Stored(_)) => {}
             // Whatever became of it is found out by the way of all others.
             Ok(_) | Err(_) => return self.complete(completion).await,
         }
         if completion.token.is_some() && !completion.callbacks.is_empty() {
-            self.trigger(&completion).await?;
+            self.trigger(completion).await?;
         }
-        Ok(Completed::Won(Box::new(completion)))
+        Ok(Completed::Won)
     }
 
     /// What a completion's first send asks of its subject: nothing where the stream itself refuses a second message a
@@ -169,13 +171,11 @@ impl Bus {
     }
 
     /// Who won: a refused publish may have been preceded by one of the very same, whose answer was lost.
-    async fn arbitrated(&self, completion: Completion, published: Published) -> Result<Completed, Error> {
+    async fn arbitrated(&self, completion: &Completion, published: Published) -> Result<Completed, Error> {
         match published {
-            Published::Stored(_) | Published::Duplicate(_) => Ok(Completed::Won(Box::new(completion))),
+            Published::Stored(_) | Published::Duplicate(_) => Ok(Completed::Won),
             Published::Taken | Published::Full => match self.read_done(&completion.task_type, &completion.id).await? {
-                Some(stored) if stored.token.is_some() && stored.token == completion.token => {
-                    Ok(Completed::Won(Box::new(completion)))
-                }
+                Some(stored) if stored.token.is_some() && stored.token == completion.token => Ok(Completed::Won),
                 Some(stored) => Ok(Completed::Lost(Box::new(stored))),
                 None => Ok(Completed::Full),
             },

@@ -4,6 +4,7 @@
 
 use crate::acks::Refusal;
 use serde::Deserialize;
+use std::fmt::Write;
 
 /// Fewer than these are acked one by one: a batch has a first and a last word, and some between while others
 /// are under way.
@@ -21,16 +22,21 @@ const START: u8 = 0;
 const APPEND: u8 = 1;
 const COMMIT: u8 = 2;
 
-/// Where the server answers one message of a batch of so many, two at least. All that publish into a stream share the
-/// names of its batches, so the connection's is in it.
-pub(crate) fn reply(inbox: &str, connection: &str, first: u64, place: usize, count: usize) -> String {
+/// Where the server answers the messages of a batch: what all of these subjects begin with. All that publish into a
+/// stream share the names of its batches, so the connection's is in it.
+pub(crate) fn replies(inbox: &str, connection: &str, first: u64) -> String {
+    format!("{inbox}.{connection}-{first}.{FLOW}.fail.")
+}
+
+/// Appends what the subject of one message ends with, of a batch of so many, two at least.
+pub(crate) fn end_reply(subject: &mut String, place: usize, count: usize) {
     let operation = match place {
         0 => START,
         last if last + 1 == count => COMMIT,
         _ => APPEND,
     };
     let place = place + 1;
-    format!("{inbox}.{connection}-{first}.{FLOW}.fail.{place}.{operation}{SUFFIX}")
+    write!(subject, "{place}.{operation}{SUFFIX}").expect("a string takes everything");
 }
 
 /// The last word on a batch.
@@ -80,7 +86,12 @@ mod tests {
 
     #[test]
     fn a_batch_is_found_by_any_of_its_replies() {
-        let replies: Vec<String> = (0..3).map(|place| reply("_INBOX.a-b", "c", 17, place, 3)).collect();
+        let reply = |place| {
+            let mut subject = replies("_INBOX.a-b", "c", 17);
+            end_reply(&mut subject, place, 3);
+            subject
+        };
+        let replies: Vec<String> = (0..3).map(reply).collect();
         assert_eq!(replies[0], "_INBOX.a-b.c-17.500.fail.1.0.$FI");
         assert_eq!(replies[1], "_INBOX.a-b.c-17.500.fail.2.1.$FI");
         assert_eq!(replies[2], "_INBOX.a-b.c-17.500.fail.3.2.$FI");

@@ -61,12 +61,11 @@ impl<O> TaskHandle<O> {
     /// # Errors
     /// [`Error::Read`], [`Error::Subscribe`], [`Error::Closed`].
     pub async fn completion(&mut self) -> Result<Completion, Error> {
-        if self.listener.is_none() {
-            let listener = self.client.listening().expect(&self.task_type, &self.id).await?;
-            if let Some(completion) = self.look().await? {
-                return Ok(completion);
-            }
-            self.listener = Some(listener);
+        // Not on the way of most: a future is as large as its largest part.
+        if self.listener.is_none()
+            && let Some(completion) = Box::pin(self.look_and_listen()).await?
+        {
+            return Ok(completion);
         }
         let told = match &mut self.listener {
             Some(listener) => listener.completion().await,
@@ -75,6 +74,16 @@ impl<O> TaskHandle<O> {
         // Told once: whoever asks again reads it.
         self.listener = None;
         told.ok_or_else(|| Error::Closed { id: self.id.clone() })
+    }
+
+    /// Reads the completion; listens for it where there is none yet.
+    async fn look_and_listen(&mut self) -> Result<Option<Completion>, Error> {
+        let listener = self.client.listening().expect(&self.task_type, &self.id).await?;
+        let completion = self.look().await?;
+        if completion.is_none() {
+            self.listener = Some(listener);
+        }
+        Ok(completion)
     }
 
     /// Reads the completion if there is one already.
@@ -94,7 +103,7 @@ impl<O> TaskHandle<O> {
     pub async fn cancel(&self) -> Result<Outcome, Error> {
         let failed = |source| Error::Cancel { id: self.id.clone(), source };
         let bus = self.client.bus();
-        match bus.complete(self.cancelled()).await.map_err(failed)? {
+        match bus.complete(&self.cancelled()).await.map_err(failed)? {
             Completed::Lost(other) => return Ok(other.outcome),
             Completed::Full => {
                 let full = jetlane_bus::Published::Full.or_refused(subject::STREAM_DONE);
@@ -103,7 +112,7 @@ impl<O> TaskHandle<O> {
                     source: "full".into(),
                 })));
             }
-            Completed::Won(_) => {}
+            Completed::Won => {}
         }
         // Decided. What follows spares work: dispatchers drop it, a running handler stops, a schedule goes.
         let note = async { bus.bucket(BUCKET_NOTES).await?.put(&subject::note_cancelled(&self.id), &true).await };

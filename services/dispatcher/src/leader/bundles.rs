@@ -32,6 +32,13 @@ pub(crate) struct Parcel {
     spans: Vec<Span>,
 }
 
+impl Parcel {
+    /// A message that begins with this task.
+    fn begin(kind: LaneKind, first: EntryId, span: Option<Span>) -> Self {
+        Self { kind, lane: None, entries: vec![first], spans: Vec::from_iter(span) }
+    }
+}
+
 /// A bundle that is being filled.
 struct Open {
     parcel: Parcel,
@@ -71,15 +78,10 @@ impl Leader {
         let Some(span) = self.begin(entry, kind, waited) else { return };
         let Some(held) = self.held.get(&entry) else { return };
         let more = More { bytes: frame_bytes(&held.task), run_most: held.expected.most };
-        let parcel = Parcel {
-            kind,
-            lane: None,
-            entries: vec![entry],
-            spans: Vec::from_iter((!span.is_disabled()).then_some(span)),
-        };
+        let span = (!span.is_disabled()).then_some(span);
         if kind == LaneKind::Plain {
             self.note_called_back(entry);
-            return self.send(parcel);
+            return self.send(Parcel::begin(kind, entry, span));
         }
         let is_its = |open: &Open| {
             let first = open.parcel.entries.first().and_then(|first| self.held.get(first));
@@ -91,11 +93,11 @@ impl Leader {
         if let Some(open) = place.and_then(|place| bundles.0.get_mut(place))
             && open.filling.take(self.core.bundle_bound(fit, most, open.filling.tasks() + 1), more)
         {
-            open.parcel.entries.extend(parcel.entries);
-            open.parcel.spans.extend(parcel.spans);
+            open.parcel.entries.push(entry);
+            open.parcel.spans.extend(span);
             return;
         }
-        let open = Open { parcel, fit, filling: Filling::begin(more) };
+        let open = Open { parcel: Parcel::begin(kind, entry, span), fit, filling: Filling::begin(more) };
         match place {
             // The full one goes before the next of its lane.
             Some(place) => {

@@ -153,7 +153,7 @@ impl Leader {
 
     /// An executor told of the end of a run.
     pub(super) fn run_ended(&mut self, now: Micros, ended: &RunEnded) {
-        let Some(run) = self.dispatched.remove(&ended.id, ended.run) else { return };
+        let Some(run) = self.dispatched.remove(ended.id.as_str(), ended.run) else { return };
         let cost = cost_of(ended);
         self.core.on(now, end_of(run.entry, ended));
         let observed = match ended.end {
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_run_costs_a_day_at_most_and_one_that_did_not_run_nothing() {
-        let end = |run_us, end| end_of(EntryId(1), &RunEnded { id: "x".into(), run: 1, run_us, end });
+        let end = |run_us, end| end_of(EntryId(1), &RunEnded { id: TaskId::generate(), run: 1, run_us, end });
         let costs = |cost| Event::Ended { entry: EntryId(1), cost: Micros(cost) };
         assert_eq!(end(7, RunEnd::NotRun), Event::NotRun(EntryId(1)));
         for ran in [RunEnd::Done, RunEnd::Broken, RunEnd::Yielded] {

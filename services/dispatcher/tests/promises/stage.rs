@@ -289,7 +289,7 @@ pub(crate) struct Taker {
 impl Taker {
     /// What it tells next of a run that ended.
     pub(crate) fn ended(&mut self, task: &TaskEvent, run_us: u64, end: RunEnd) {
-        self.runs.push(RunEnded { id: task.id.to_string(), run: task.run, run_us, end });
+        self.runs.push(RunEnded { id: task.id.clone(), run: task.run, run_us, end });
     }
 
     /// What it tells next of a run that goes on.

@@ -71,7 +71,7 @@ async fn a_sleep_tells_its_progress_and_ends_when_it_is_cancelled() {
     // As a client cancels: the completion first, then the word to whoever runs it.
     let cancelled =
         Completion::of(&task, Outcome::Cancelled, clock::now()).with_failure(Failure::new("cancelled", "asked"));
-    stage.bus.complete(cancelled).await.expect("stored");
+    stage.bus.complete(&cancelled).await.expect("stored");
     stage.bus.send(subject::cancel(&task.id), Headers::new(), Vec::new().into()).await.expect("sent");
     assert_eq!(stage.completion().await.outcome, Outcome::Cancelled);
     // One slot's task is over when the executor can drain: a sleep that went on would tell more.

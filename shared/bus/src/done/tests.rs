@@ -57,8 +57,8 @@ async fn told(client: &async_nats::Client, answers: &mut async_nats::Subscriber)
 async fn many_completions_have_one_ack() {
     let (server, bus) = place().await;
     let (client, mut heard) = answers(&server).await;
-    let completed = bus.complete_all(completions(Outcome::Succeeded)).await;
-    assert!(completed.iter().all(|completed| matches!(completed, Ok(Completed::Won(_)))));
+    let completed = bus.complete_all(&completions(Outcome::Succeeded)).await;
+    assert!(completed.iter().all(|completed| matches!(completed, Ok(Completed::Won))));
     assert_eq!(told(&client, &mut heard).await, (0, 1));
     each_once(&bus).await;
 }
@@ -68,13 +68,13 @@ async fn those_that_had_completed_are_lost_and_take_no_other_with_them() {
     let (_server, bus) = place().await;
     let earlier = [0, 20, 21, COUNT - 1];
     for place in earlier {
-        bus.complete(completions(Outcome::Cancelled).swap_remove(place)).await.expect("stored");
+        bus.complete(&completions(Outcome::Cancelled)[place]).await.expect("stored");
     }
-    let completed = bus.complete_all(completions(Outcome::Succeeded)).await;
+    let completed = bus.complete_all(&completions(Outcome::Succeeded)).await;
     for (place, completed) in completed.into_iter().enumerate() {
         match completed.expect("known") {
             Completed::Lost(other) => assert!(earlier.contains(&place) && other.outcome == Outcome::Cancelled),
-            Completed::Won(own) => assert!(!earlier.contains(&place) && own.outcome == Outcome::Succeeded),
+            Completed::Won => assert!(!earlier.contains(&place)),
             Completed::Full => panic!("there is room"),
         }
     }
@@ -90,8 +90,8 @@ async fn a_stream_that_takes_no_batches_acks_each_by_itself() {
     let mut all = completions(Outcome::Succeeded);
     let later = all.split_off(COUNT / 2);
     for some in [all, later] {
-        let completed = bus.complete_all(some).await;
-        assert!(completed.iter().all(|completed| matches!(completed, Ok(Completed::Won(_)))));
+        let completed = bus.complete_all(&some).await;
+        assert!(completed.iter().all(|completed| matches!(completed, Ok(Completed::Won))));
     }
     assert_eq!(told(&client, &mut heard).await.0, COUNT);
     each_once(&bus).await;
@@ -103,11 +103,11 @@ async fn a_stream_that_would_take_a_second_completion_is_told_to_expect_none() {
     edit_done(&bus, |config| config.discard_new_per_subject = false).await;
     let drifts = bus.drift(&Settings::default()).await.expect("read");
     assert_eq!(drifts.iter().map(|drift| drift.setting).collect::<Vec<_>>(), ["discard_new_per_subject"]);
-    let earlier = bus.complete_all(completions(Outcome::Cancelled)).await;
-    assert!(earlier.iter().all(|completed| matches!(completed, Ok(Completed::Won(_)))));
+    let earlier = bus.complete_all(&completions(Outcome::Cancelled)).await;
+    assert!(earlier.iter().all(|completed| matches!(completed, Ok(Completed::Won))));
     let alone = completions(Outcome::Failed).swap_remove(0);
-    assert!(matches!(bus.complete_alone(alone).await, Ok(Completed::Lost(_))));
-    for completed in bus.complete_all(completions(Outcome::Succeeded)).await {
+    assert!(matches!(bus.complete_alone(&alone).await, Ok(Completed::Lost(_))));
+    for completed in bus.complete_all(&completions(Outcome::Succeeded)).await {
         assert!(matches!(completed, Ok(Completed::Lost(other)) if other.outcome == Outcome::Cancelled));
     }
     each_once(&bus).await;
@@ -120,7 +120,8 @@ async fn completions_of_a_server_that_dies_meanwhile_are_stored_once() {
         server.kill().await;
         server.restart().await.expect("it starts again");
     };
-    let (completed, ()) = tokio::join!(bus.complete_all(completions(Outcome::Succeeded)), dies);
-    assert!(completed.iter().all(|completed| matches!(completed, Ok(Completed::Won(_)))), "{completed:?}");
+    let all = completions(Outcome::Succeeded);
+    let (completed, ()) = tokio::join!(bus.complete_all(&all), dies);
+    assert!(completed.iter().all(|completed| matches!(completed, Ok(Completed::Won))), "{completed:?}");
     each_once(&bus).await;
 }

@@ -256,7 +256,7 @@ impl Run<'_> {
             answer = work => answer,
             () = tokio::time::sleep(timeout.saturating_sub(started.elapsed())) => {
                 // A blocking handler goes on until it looks.
-                self.job.stop.cancel();
+                self.job.stop().cancel();
                 let text = format!("did not end within {} ms", timeout.as_millis());
                 Err(TaskError::with_code(Kind::Retry { after: None }, "timeout", text))
             }
@@ -289,7 +289,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 mod at_once;
 mod ending;
 
-pub(crate) use at_once::{Look, look, may_end_at_once, settle_all};
+pub(crate) use at_once::{Ended, Look, look, may_end_at_once, settle_all};
 
 #[cfg(test)]
 mod tests;

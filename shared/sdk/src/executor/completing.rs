@@ -57,14 +57,11 @@ impl Completing {
     }
 
     /// The same of several; the answers have the order of the completions.
-    pub(crate) async fn complete_all(&self, mut completions: Vec<Completion>) -> Answers {
+    pub(crate) async fn complete_all(&self, completions: Vec<Completion>) -> Answers {
         if let Ok(_alone) = self.alone.try_acquire() {
-            return match completions.pop() {
-                Some(one) if completions.is_empty() => vec![self.bus.complete_alone(one).await],
-                last => {
-                    completions.extend(last);
-                    self.bus.complete_all(completions).await
-                }
+            return match completions.as_slice() {
+                [one] => vec![self.bus.complete_alone(one).await],
+                all => self.bus.complete_all(all).await,
             };
         }
         let count = completions.len();
@@ -113,13 +110,13 @@ fn gather(gathered: &mut Vec<Ending>, count: &mut usize, ending: Ending) {
 }
 
 async fn store(bus: &Bus, batch: Vec<Ending>) {
-    let mut completions = Vec::new();
+    let mut completions = Vec::with_capacity(batch.iter().map(|ending| ending.completions.len()).sum());
     let mut told = Vec::with_capacity(batch.len());
     for ending in batch {
         told.push((ending.completions.len(), ending.told));
         completions.extend(ending.completions);
     }
-    let mut answers = bus.complete_all(completions).await.into_iter();
+    let mut answers = bus.complete_all(&completions).await.into_iter();
     for (count, told) in told {
         // A run that was halted meanwhile is settled by its next delivery.
         let _halted = told.send(answers.by_ref().take(count).collect());

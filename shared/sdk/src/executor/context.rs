@@ -3,8 +3,8 @@
 use super::attempt::Desk;
 use super::credit::Ledger;
 use super::lanes::Job;
-use super::lease::Lease;
 use super::note::Note;
+use super::parcel::Stop;
 use crate::task::TaskError;
 use jetlane_bus::{Bus, clock};
 use jetlane_schemas::frame::Progress;
@@ -15,7 +15,6 @@ use serde::de::DeserializeOwned;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
-use tokio_util::sync::CancellationToken;
 
 /// What stopping and going on elsewhere costs a task whose handler does not say: another trip through
 /// the broker, and the way back to where it was.
@@ -41,8 +40,7 @@ struct Run {
     task: Arc<TaskEvent>,
     attempt: u32,
     attempts_max: u32,
-    cancelled: CancellationToken,
-    lease: Lease,
+    stop: Stop,
     yield_wanted: AtomicBool,
     saved: Mutex<Saved>,
 }
@@ -72,8 +70,7 @@ impl Ctx {
             task: Arc::clone(&job.task),
             attempt,
             attempts_max,
-            cancelled: job.stop.clone(),
-            lease: job.parcel.lease.clone(),
+            stop: job.stop(),
             yield_wanted: AtomicBool::new(false),
             saved: Mutex::new(saved),
         };
@@ -81,7 +78,7 @@ impl Ctx {
     }
 
     pub(crate) fn cancel(&self) {
-        self.run.cancelled.cancel();
+        self.run.stop.cancel();
     }
 
     /// Whether it is the run of this very delivery.
@@ -139,12 +136,12 @@ impl Ctx {
     /// Resolves when the handler is to stop: somebody cancelled the task, its time is up, or this
     /// run's lease is lost.
     pub async fn cancelled(&self) {
-        self.run.cancelled.cancelled().await;
+        self.run.stop.cancelled().await;
     }
 
     /// Whether the handler is to stop: for loops that do not await.
     pub fn is_cancelled(&self) -> bool {
-        self.run.cancelled.is_cancelled()
+        self.run.stop.is_cancelled()
     }
 
     /// Tells how far it is, to whoever listens. Never stored.
@@ -165,7 +162,7 @@ impl Ctx {
     /// When the value is too large or no JSON, or when this run's lease is lost: then another may run.
     pub async fn checkpoint<T: Serialize + Sync>(&self, place: &T) -> Result<(), TaskError> {
         let bytes = written(place)?;
-        if !self.run.lease.holds() {
+        if !self.run.stop.lease_holds() {
             return Err(TaskError::retry("the lease of this run is lost: another run may have begun"));
         }
         let note = Note::Of { run: self.run.task.run, place: bytes };

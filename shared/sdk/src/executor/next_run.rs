@@ -105,7 +105,7 @@ async fn give_back(desk: &Desk, job: &Job, next: Next) {
 /// Gives a task back that has begun and may even have ended: the next run looks for its completion
 /// first, and otherwise goes on from where this one was.
 pub(crate) async fn halt(desk: &Desk, job: &mut Job) {
-    job.stop.cancel();
+    job.stop().cancel();
     let begun = desk.running.end(&job.task);
     Arc::make_mut(&mut job.task).suspect = true;
     let mut next = Next::of(job);

@@ -4,8 +4,8 @@ use super::credit::Tally;
 use super::lease::{Holding, Lease};
 use jetlane_bus::Ack;
 use jetlane_schemas::TaskEvent;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use tokio_util::sync::CancellationToken;
 
 /// A message of a lane: settled when all of its tasks are.
@@ -13,6 +13,10 @@ pub(crate) struct Parcel {
     ack: Ack,
     number: u64,
     open: AtomicUsize,
+    /// Cancelled once its lease is over.
+    lost: CancellationToken,
+    /// What stops each of its tasks, where somebody has asked.
+    stops: Vec<OnceLock<CancellationToken>>,
     /// Whether a task of it could not be settled: it is to come again.
     is_abandoned: AtomicBool,
     holding: Arc<Holding>,
@@ -25,13 +29,53 @@ pub(crate) struct Parcel {
 pub(crate) struct Job {
     pub(crate) task: Arc<TaskEvent>,
     pub(crate) parcel: Arc<Parcel>,
-    pub(crate) stop: CancellationToken,
+    /// Which of its message's tasks it is.
+    place: usize,
+}
+
+/// What stops a run: somebody who says so, or the end of its message's lease. A signal is made when it is first
+/// asked for, which most runs are over before.
+#[derive(Clone)]
+pub(crate) struct Stop {
+    parcel: Arc<Parcel>,
+    place: usize,
+}
+
+impl Stop {
+    /// Stops the run.
+    pub(crate) fn cancel(&self) {
+        self.signal().cancel();
+    }
+
+    /// Whether the run is to stop.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.parcel.stops[self.place].get().unwrap_or(&self.parcel.lost).is_cancelled()
+    }
+
+    /// Resolves once the run is to stop.
+    pub(crate) async fn cancelled(&self) {
+        self.signal().cancelled().await;
+    }
+
+    /// Whether the run may still act for its task.
+    pub(crate) fn lease_holds(&self) -> bool {
+        self.parcel.lease.holds()
+    }
+
+    fn signal(&self) -> &CancellationToken {
+        self.parcel.stops[self.place].get_or_init(|| self.parcel.lost.child_token())
+    }
 }
 
 impl Job {
     /// Whether the task may have run before.
     pub(crate) fn is_suspect(&self) -> bool {
         self.task.suspect || self.parcel.delivered > 1
+    }
+
+    /// What stops its run.
+    pub(crate) fn stop(&self) -> Stop {
+        Stop { parcel: Arc::clone(&self.parcel), place: self.place }
     }
 }
 
@@ -44,13 +88,13 @@ impl Parcel {
         holding: &Arc<Holding>,
         tasks: Vec<TaskEvent>,
     ) -> Vec<Job> {
-        let stop = CancellationToken::new();
-        let (number, lease) = holding.hold(ack.clone(), stop.clone());
+        let lost = CancellationToken::new();
+        let (number, lease) = holding.hold(ack.clone(), lost.clone());
         let (open, holding) = (AtomicUsize::new(tasks.len()), Arc::clone(holding));
-        let is_abandoned = AtomicBool::new(false);
-        let parcel = Arc::new(Self { ack, number, open, is_abandoned, holding, tally, lease, delivered });
-        let job = |task| Job { task: Arc::new(task), parcel: Arc::clone(&parcel), stop: stop.child_token() };
-        tasks.into_iter().map(job).collect()
+        let (is_abandoned, stops) = (AtomicBool::new(false), vec![OnceLock::new(); tasks.len()]);
+        let parcel = Arc::new(Self { ack, number, open, lost, stops, is_abandoned, holding, tally, lease, delivered });
+        let job = |(place, task)| Job { task: Arc::new(task), parcel: Arc::clone(&parcel), place };
+        tasks.into_iter().enumerate().map(job).collect()
     }
 
     /// One of its tasks is settled; the last one acks the message. Not once the lease is over: the server

@@ -2,7 +2,7 @@
 //! once go several to one, one after the other, and their completions are stored together: making,
 //! waking and ending a task costs more than such a run does.
 
-use super::attempt::{self, Begun, Desk, Look};
+use super::attempt::{self, Begun, Desk, Ended, Look};
 use super::pace::AT_ONCE;
 use super::parcel::Job;
 use super::telling::Ran;
@@ -88,9 +88,11 @@ impl Runs {
 
     /// Starts what waits, as far as the limit allows.
     pub(crate) fn start(self: &Arc<Self>, waiting: &mut Waiting) {
+        let room = || self.desk.governor.limit().saturating_sub(self.len());
+        // Each thread its part of what can start.
+        let part = room().min(waiting.len()).div_ceil(self.abreast).min(TOGETHER_MAX);
         loop {
-            let room = self.desk.governor.limit().saturating_sub(self.len()).min(waiting.len());
-            let most = room.div_ceil(self.abreast).min(TOGETHER_MAX);
+            let most = room().min(part);
             let mut jobs = waiting.pop_together(most, |job| attempt::may_end_at_once(&self.desk, job));
             self.slots_used.fetch_add(jobs.len(), Ordering::AcqRel);
             let slots = Slots { runs: Arc::clone(self), count: jobs.len() };
@@ -127,14 +129,7 @@ impl Runs {
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let abandon = self.abandon.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                biased;
-                () = work => {}
-                () = abandon.cancelled() => {}
-            }
-        });
+        self.tasks.spawn(self.abandon.clone().run_until_cancelled_owned(work));
     }
 
     fn run_alone(self: &Arc<Self>, slots: Slots, mut job: Job, begun: Option<Begun>) {
@@ -167,7 +162,7 @@ impl Runs {
     fn run_together(self: &Arc<Self>, mut slots: Slots, jobs: Vec<Job>) {
         let runs = Arc::clone(self);
         self.spawn(async move {
-            let mut ended = Vec::with_capacity(jobs.len());
+            let mut ended = Ended::of(jobs.len());
             let until = Instant::now() + TOGETHER_WITHIN;
             let mut jobs = jobs.into_iter();
             while let Some(job) = jobs.next() {
@@ -176,10 +171,10 @@ impl Runs {
                     runs.run_alone(slots.split(1), job, None);
                     continue;
                 }
-                match attempt::look(&runs.desk, &job).await {
-                    Look::Ended(done) => ended.push((job, *done)),
-                    Look::Open(begun) => runs.run_alone(slots.split(1), job, Some(*begun)),
-                    Look::NotBegun => runs.run_alone(slots.split(1), job, None),
+                match attempt::look(&runs.desk, job, &mut ended).await {
+                    Look::Ended => {}
+                    Look::Open(job, begun) => runs.run_alone(slots.split(1), job, Some(*begun)),
+                    Look::NotBegun(job) => runs.run_alone(slots.split(1), job, None),
                 }
                 if Instant::now() > until && jobs.len() > 0 {
                     let rest: Vec<Job> = jobs.by_ref().collect();
@@ -189,7 +184,8 @@ impl Runs {
             if ended.is_empty() {
                 return;
             }
-            let over = attempt::settle_all(&runs.desk, ended).await;
+            // In a box of its own: the runtime moves a task's future as it is made and as it ends.
+            let over = Box::pin(attempt::settle_all(&runs.desk, ended)).await;
             over.iter().for_each(|(job, ran)| runs.over(job, *ran));
             drop(slots);
         });

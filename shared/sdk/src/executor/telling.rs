@@ -74,7 +74,7 @@ impl News {
 
     /// A run is over. Told with the totals that follow from it.
     pub(crate) fn ended(&self, task: &TaskEvent, ran: Ran) {
-        let ended = RunEnded { id: task.id.as_str().to_owned(), run: task.run, run_us: micros(ran.took), end: ran.end };
+        let ended = RunEnded { id: task.id.clone(), run: task.run, run_us: micros(ran.took), end: ran.end };
         let mut untold = self.lock();
         untold.remaining.remove(&task.id);
         if untold.runs.len() == RUNS_UNTOLD_MAX {
@@ -214,7 +214,7 @@ mod tests {
         let (ledger, task) = (ledger(), task(3));
         ledger.news.ended(&task, Ran { end: RunEnd::Done, took: Duration::from_micros(1_500) });
         let (credit, has_more) = ledger.announcement();
-        let told = RunEnded { id: task.id.to_string(), run: 3, run_us: 1_500, end: RunEnd::Done };
+        let told = RunEnded { id: task.id.clone(), run: 3, run_us: 1_500, end: RunEnd::Done };
         assert_eq!((credit.runs, credit.capacity, has_more), (vec![told], 5, false));
         assert!(ledger.announcement().0.runs.is_empty());
     }
@@ -236,7 +236,7 @@ mod tests {
             remaining += credit.remaining.len();
             has_more = more;
         }
-        let last: Vec<String> = tasks[3..].iter().map(|task| task.id.to_string()).collect();
+        let last: Vec<TaskId> = tasks[3..].iter().map(|task| task.id.clone()).collect();
         assert_eq!(told, last, "the oldest are not told");
         assert_eq!(remaining, REMAINING_UNTOLD_MAX);
     }

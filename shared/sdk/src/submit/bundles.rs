@@ -39,14 +39,19 @@ struct Round<O> {
     open: Vec<Bundle>,
     under_way: FuturesUnordered<Sending<O>>,
     told: Vec<Option<Result<TaskHandle<O>, Error>>>,
+    /// How many tasks there are, at least.
+    expected: usize,
 }
 
 /// See [`Client::submit_all`].
 pub(crate) async fn submit_all<O: Send + 'static>(
     tasks: impl IntoIterator<Item = Submit<O>>,
 ) -> Vec<Result<TaskHandle<O>, Error>> {
-    let mut round = Round { open: Vec::new(), under_way: FuturesUnordered::new(), told: Vec::new() };
-    for (number, submit) in tasks.into_iter().enumerate() {
+    let tasks = tasks.into_iter();
+    let expected = tasks.size_hint().0;
+    let told = Vec::with_capacity(expected);
+    let mut round = Round { open: Vec::new(), under_way: FuturesUnordered::new(), told, expected };
+    for (number, submit) in tasks.enumerate() {
         round.told.push(None);
         round.add(number, submit).await;
         if (number + 1) % TASKS_A_ROUND == 0 {
@@ -88,7 +93,11 @@ impl<O: Send + 'static> Round<O> {
                 bundle.bytes += bytes;
                 bundle.tasks.push((number, ready));
             }
-            None => self.open.push(Bundle { place, bytes, client, tasks: vec![(number, ready)] }),
+            None => {
+                let mut tasks = Vec::with_capacity(most.min(self.expected.saturating_sub(number)));
+                tasks.push((number, ready));
+                self.open.push(Bundle { place, bytes, client, tasks });
+            }
         }
         if let Some(full) = self.open.iter().position(|bundle| bundle.tasks.len() >= most) {
             let bundle = self.open.swap_remove(full);
@@ -124,7 +133,8 @@ impl Bundle {
         let subject = subject::task(queue, *priority, *shard);
         // Listening begins before any of them can complete.
         let listeners = client.listening().expect_all(self.tasks.iter().map(|(_, ready)| &ready.task)).await;
-        let (mut named, mut events, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+        let count = self.tasks.len();
+        let (mut named, mut events, mut spans) = (Vec::with_capacity(count), Vec::with_capacity(count), Vec::new());
         for (number, mut ready) in self.tasks {
             spans.extend(join_trace(&mut ready));
             named.push((number, ready.id, ready.task.task_type.clone()));

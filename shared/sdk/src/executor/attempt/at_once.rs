@@ -15,20 +15,37 @@ use tracing::Span;
 /// What became of a run at the first poll of its handler.
 pub(crate) enum Look {
     /// It has succeeded.
-    Ended(Box<Done>),
+    Ended,
     /// Its handler is at work, or has answered otherwise.
-    Open(Box<Begun>),
+    Open(Job, Box<Begun>),
     /// It is not as simple as that.
-    NotBegun,
+    NotBegun(Job),
 }
 
-/// A run that has succeeded.
-pub(crate) struct Done {
+/// Runs that have succeeded, and their completions, which are to be stored.
+pub(crate) struct Ended {
+    runs: Vec<(Job, Success)>,
+    completions: Vec<Completion>,
+}
+
+/// What is left of a run that has succeeded.
+struct Success {
     facts: Facts,
     ran: Ran,
-    completion: Completion,
     /// Its span and that of its completion, which end when that is stored.
     spans: [Span; 2],
+}
+
+impl Ended {
+    /// None yet, of at most so many.
+    pub(crate) fn of(most: usize) -> Self {
+        Self { runs: Vec::with_capacity(most), completions: Vec::with_capacity(most) }
+    }
+
+    /// Whether none has succeeded.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
 }
 
 /// Whether the first run of this task can be looked at so, and is expected to end at once.
@@ -36,15 +53,15 @@ pub(crate) fn may_end_at_once(desk: &Desk, job: &Job) -> bool {
     !job.is_suspect() && desk.served.get(&job.task.task_type).is_some_and(|serving| serving.pace.ends_at_once())
 }
 
-/// Begins a run and polls its handler once.
-pub(crate) async fn look(desk: &Desk, job: &Job) -> Look {
-    let Some(serving) = desk.served.get(&job.task.task_type) else { return Look::NotBegun };
+/// Begins a run and polls its handler once; one that has succeeded is among those that have ended.
+pub(crate) async fn look(desk: &Desk, job: Job, ended: &mut Ended) -> Look {
+    let Some(serving) = desk.served.get(&job.task.task_type) else { return Look::NotBegun(job) };
     if !job.parcel.lease.holds() {
-        return Look::NotBegun;
+        return Look::NotBegun(job);
     }
-    let run = Run { desk, job, serving, facts: Facts::of(job, serving, false) };
+    let run = Run { desk, job: &job, serving, facts: Facts::of(&job, serving, false) };
     if run.never_begins().is_some() {
-        return Look::NotBegun;
+        return Look::NotBegun(job);
     }
     let mut begun = run.begin();
     let answered = std::future::poll_fn(|cx| {
@@ -55,18 +72,29 @@ pub(crate) async fn look(desk: &Desk, job: &Job) -> Look {
         Poll::Pending => {
             // It can be cancelled from here on.
             desk.running.begin(&begun.ctx);
-            Look::Open(Box::new(begun))
+            Look::Open(job, Box::new(begun))
         }
-        Poll::Ready(answered) => run.at_once(begun, answered),
+        Poll::Ready(answered) => match run.at_once(begun, answered, &mut ended.completions) {
+            Ok(success) => {
+                ended.runs.push((job, success));
+                Look::Ended
+            }
+            Err(begun) => Look::Open(job, begun),
+        },
     }
 }
 
 impl Run<'_> {
     /// A success is complete; all else is settled by the way of every run.
-    fn at_once(&self, begun: Begun, answered: Answered) -> Look {
+    fn at_once(
+        &self,
+        begun: Begun,
+        answered: Answered,
+        completions: &mut Vec<Completion>,
+    ) -> Result<Success, Box<Begun>> {
         let reply = match answered {
             Ok(reply) if reply.output.len() <= self.output_bytes_max() => reply,
-            other => return Look::Open(Box::new(Begun { work: Box::pin(std::future::ready(other)), ..begun })),
+            other => return Err(Box::new(Begun { work: Box::pin(std::future::ready(other)), ..begun })),
         };
         let ran = self.ran(begun.started.elapsed(), RunEnd::Done);
         let mut completion = self.completion(Outcome::Succeeded);
@@ -76,26 +104,23 @@ impl Run<'_> {
             completion.trace = context;
         }
         let complete = begun.span.in_scope(|| complete_span(&mut completion));
-        Look::Ended(Box::new(Done { facts: begun.facts, ran, completion, spans: [complete, begun.span] }))
+        completions.push(completion);
+        Ok(Success { facts: begun.facts, ran, spans: [complete, begun.span] })
     }
 }
 
 /// Stores the completions of runs that have succeeded, together, and settles each; what became of their
 /// handlers.
-pub(crate) async fn settle_all(desk: &Desk, ended: Vec<(Job, Done)>) -> Vec<(Job, Ran)> {
-    let (mut settling, mut completions) = (Vec::with_capacity(ended.len()), Vec::with_capacity(ended.len()));
-    for (job, Done { facts, ran, completion, spans }) in ended {
-        completions.push(completion);
-        settling.push((job, facts, ran, spans));
-    }
+pub(crate) async fn settle_all(desk: &Desk, ended: Ended) -> Vec<(Job, Ran)> {
+    let Ended { runs, completions } = ended;
     let begun = Instant::now();
     let stored = desk.completing.complete_all(completions).await;
     desk.ledger.prefetch.stored(begun.elapsed());
     let mut over = Vec::with_capacity(stored.len());
-    for ((job, facts, ran, spans), stored) in settling.into_iter().zip(stored) {
+    for ((job, Success { facts, ran, spans }), stored) in runs.into_iter().zip(stored) {
         drop(spans);
         let settled = match (stored, desk.served.get(&job.task.task_type)) {
-            (Ok(Completed::Won(_)), _) | (Ok(_), None) => Ok(()),
+            (Ok(Completed::Won), _) | (Ok(_), None) => Ok(()),
             (Ok(stored), Some(serving)) => {
                 let run = Run { desk, job: &job, serving, facts };
                 Box::pin(run.stored(stored)).await

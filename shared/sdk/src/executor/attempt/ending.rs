@@ -104,23 +104,30 @@ impl Run<'_> {
 
     async fn store(&self, mut completion: Completion) -> Result<(), jetlane_bus::Error> {
         let span = complete_span(&mut completion);
+        let failed = (completion.outcome == Outcome::Failed).then(|| completion.clone());
         let begun = Instant::now();
         let stored = self.desk.completing.complete(completion).instrument(span).await?;
         self.desk.ledger.prefetch.stored(begun.elapsed());
-        self.stored(stored).await
+        match (stored, failed) {
+            (Completed::Won, Some(why)) => Box::pin(self.bury(&why)).await,
+            (stored, _) => self.stored(stored).await,
+        }
     }
 
-    /// The first completion that is stored wins; a failed one that won gets its dead letter.
-    pub(super) async fn stored(&self, stored: Completed) -> Result<(), jetlane_bus::Error> {
+    /// A failed completion that won gets its dead letter.
+    async fn bury(&self, why: &Completion) -> Result<(), jetlane_bus::Error> {
         let (id, attempt) = (&self.job.task.id, self.facts.attempt);
+        tracing::warn!(task_id = %id, attempt, failure = %why.failure().unwrap_or_default(), "Task failed.");
+        let mut dead = TaskEvent::clone(&self.job.task);
+        dead.attempts = attempt;
+        self.desk.bus.bury(&dead, why).await
+    }
+
+    /// The first completion that is stored wins.
+    pub(super) async fn stored(&self, stored: Completed) -> Result<(), jetlane_bus::Error> {
+        let id = &self.job.task.id;
         match stored {
-            Completed::Won(completion) if completion.outcome == Outcome::Failed => {
-                tracing::warn!(task_id = %id, attempt, failure = %completion.failure().unwrap_or_default(), "Task failed.");
-                let mut dead = TaskEvent::clone(&self.job.task);
-                dead.attempts = attempt;
-                Box::pin(self.desk.bus.bury(&dead, &completion)).await
-            }
-            Completed::Won(_) => Ok(()),
+            Completed::Won => Ok(()),
             Completed::Lost(other) => {
                 tracing::debug!(task_id = %id, outcome = %other.outcome, "The task had completed; this result changes nothing.");
                 Ok(())

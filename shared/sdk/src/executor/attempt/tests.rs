@@ -274,17 +274,17 @@ async fn one_of_two_tasks_that_is_settled_after_the_lease_does_not_ack_for_both(
 #[tokio::test]
 async fn runs_that_succeed_at_once_are_stored_together_and_each_is_settled() {
     let mut stage = Stage::open(|_| Ok(())).await;
-    let mut ended = Vec::new();
+    let (mut ended, mut tasks) = (Ended::of(3), Vec::new());
     for _ in 0..3 {
         let job = stage.job(task(1), 1).await;
-        let Look::Ended(done) = look(&stage.desk, &job).await else { panic!("it ends at once") };
-        ended.push((job, *done));
+        tasks.push(Arc::clone(&job.task));
+        let Look::Ended = look(&stage.desk, job, &mut ended).await else { panic!("it ends at once") };
     }
     // One of them has been cancelled meanwhile.
-    let cancelled = &ended[1].0.task;
+    let cancelled = &tasks[1];
     let token = Some(RunToken::draw());
     let completion = Completion { token, ..Completion::of(cancelled, Outcome::Cancelled, clock::now()) };
-    stage.desk.bus.complete(completion).await.expect("stored");
+    stage.desk.bus.complete(&completion).await.expect("stored");
     let over = settle_all(&stage.desk, ended).await;
     let mut outcomes = Vec::new();
     for (job, ran) in &over {
@@ -302,13 +302,14 @@ async fn what_does_not_succeed_at_its_first_poll_goes_on_by_the_way_of_every_run
     let failing = Arc::clone(&fails);
     let mut stage = Stage::open(move |_| failing.lock().expect("whole").take().map_or(Ok(()), Err)).await;
     let job = stage.job(TaskEvent { payload: LATER.to_vec(), ..task(1) }, 1).await;
-    let Look::Open(begun) = look(&stage.desk, &job).await else { panic!("it does not end at once") };
+    let mut ended = Ended::of(1);
+    let Look::Open(job, begun) = look(&stage.desk, job, &mut ended).await else { panic!("it does not end at once") };
     assert_eq!(go_on(&stage.desk, &job, *begun).await.end, RunEnd::Done);
     assert!(stage.desk.bus.read_done(&job.task.task_type, &job.task.id).await.expect("read").is_some());
 
     *fails.lock().expect("whole") = Some(TaskError::permanent("broken", "no"));
     let job = stage.job(task(1), 1).await;
-    let Look::Open(begun) = look(&stage.desk, &job).await else { panic!("it has failed") };
+    let Look::Open(job, begun) = look(&stage.desk, job, &mut ended).await else { panic!("it has failed") };
     assert_eq!(go_on(&stage.desk, &job, *begun).await.end, RunEnd::Broken);
     let failed = stage.desk.bus.read_done(&job.task.task_type, &job.task.id).await.expect("read");
     assert_eq!(failed.map(|done| done.outcome), Some(Outcome::Failed));
@@ -317,7 +318,7 @@ async fn what_does_not_succeed_at_its_first_poll_goes_on_by_the_way_of_every_run
     let runs = stage.begun().len();
     let job = stage.job(task(1), 1).await;
     job.parcel.lease.end();
-    assert!(matches!(look(&stage.desk, &job).await, Look::NotBegun));
+    assert!(matches!(look(&stage.desk, job, &mut ended).await, Look::NotBegun(_)) && ended.is_empty());
     assert_eq!(stage.begun().len(), runs, "the handler of a run without a lease was called");
 }
 
