@@ -36,7 +36,7 @@ use estimates::{Expected, Learned};
 use flows::{Flows, Opened, Turn};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use jetlane_bus::{Ack, Message, Subscription, clock};
+use jetlane_bus::{Ack, Message, Outgoing, Subscription, clock};
 use jetlane_core::duplicates::Duplicates;
 use jetlane_core::shards::Shards;
 use jetlane_core::{Decision, EntryId, Event, FlowId, Queue};
@@ -75,6 +75,8 @@ pub(crate) struct Leader {
     works: FuturesUnordered<BoxFuture<'static, Carried>>,
     bundles: Bundles,
     under_way: bundles::UnderWay,
+    /// What this turn has for the lanes.
+    leaving: Vec<(bundles::Parcel, Outgoing)>,
     /// Publishes to lanes whose outcome is not known.
     on_the_way: usize,
     /// Messages whose tasks are all settled, to be acknowledged at the end of this turn.
@@ -135,7 +137,7 @@ impl Leader {
         loop {
             self.decide();
             self.acknowledge().await?;
-            let wake_at = self.core.wake_at().filter(|_| self.works.len() < WORKS_MAX).map(instant_of);
+            let wake_at = self.core.wake_at().filter(|_| self.carrying() < WORKS_MAX).map(instant_of);
             match self.wait(&mut tick, wake_at, drain).await {
                 Woken::Drain => return self.drain().await,
                 Woken::Closed => return Err(Error::Closed),
@@ -207,7 +209,7 @@ impl Leader {
     fn decide(&mut self) {
         let now = clock::now();
         let mut bundles = std::mem::take(&mut self.bundles);
-        while self.works.len() + bundles.len() < WORKS_MAX {
+        while self.carrying() + bundles.len() < WORKS_MAX {
             match self.core.next(now) {
                 None => break,
                 Some(Decision::Dispatch { entry, kind, waited }) => self.dispatch(&mut bundles, entry, kind, waited),
@@ -219,6 +221,12 @@ impl Leader {
         }
         self.send_due(&mut bundles);
         self.bundles = bundles;
+        self.send_leaving();
+    }
+
+    /// How much is being carried out, by messages to lanes and by what else there is.
+    fn carrying(&self) -> usize {
+        self.works.len() + self.on_the_way
     }
 
     async fn acknowledge(&mut self) -> Result<(), Error> {
@@ -255,9 +263,11 @@ impl Leader {
     async fn drain(&mut self) -> Result<(), Error> {
         self.flows.close_all();
         self.send_all();
+        self.send_leaving();
         let end = Instant::now() + DRAIN_TIMEOUT;
         while let Ok(Some(carried)) = tokio::time::timeout_at(end, self.works.next()).await {
             self.carried(carried);
+            self.send_leaving();
             self.acknowledge().await?;
         }
         if let Err(error) = self.keep_all_learned().await {

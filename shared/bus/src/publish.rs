@@ -8,7 +8,6 @@ use crate::error::{Error, Source};
 use async_nats::client::PublishErrorKind;
 use bytes::Bytes;
 use jetlane_schemas::{Headers, header};
-use std::collections::HashMap;
 use std::time::Duration;
 
 /// How often the same bytes are sent before the outcome is given up as unknown. With the answer
@@ -83,11 +82,11 @@ impl Bus {
         let mut sends = 0;
         while !left.is_empty() {
             sends += 1;
-            let sent = self.send_once(&outs, &left).await;
+            let mut answers = self.send_once(&outs, &left).await.into_iter();
             let mut pause = false;
             left.retain(|place| {
-                let answer = sent.get(place).unwrap_or(&Answer::Unknown);
-                let verdict = verdict(answer, &outs[*place].subject, sends);
+                let answer = answers.next().unwrap_or(Answer::Unknown);
+                let verdict = verdict(&answer, &outs[*place].subject, sends);
                 pause |= matches!(answer, Answer::NoStream);
                 let is_open = verdict.is_none();
                 known[*place] = verdict;
@@ -108,22 +107,22 @@ impl Bus {
         }
     }
 
-    /// Sends those that are left once; what is not in the answer was not sent.
-    async fn send_once(&self, outs: &[Outgoing], left: &[usize]) -> HashMap<usize, Answer> {
-        let mut answers = HashMap::with_capacity(left.len());
+    /// Sends those that are left once; the answers have their order.
+    async fn send_once(&self, outs: &[Outgoing], left: &[usize]) -> Vec<Answer> {
+        let mut answers = Vec::with_capacity(left.len());
         self.settle_waiting().await;
         for batch in left.chunks(BATCH_MAX) {
             let all = batch.iter().map(|place| sending(&outs[*place])).collect();
             match self.acks.publish(&self.client, all).await {
-                Ok(said) => answers.extend(batch.iter().copied().zip(said)),
+                Ok(said) => answers.extend(said),
                 // One of them is at fault: each goes by itself, and is told for itself.
                 Err(_) if batch.len() > 1 => {
                     for place in batch {
                         let said = self.acks.publish(&self.client, vec![sending(&outs[*place])]).await;
-                        answers.insert(*place, said.map_or_else(refused_here, |mut said| said.remove(0)));
+                        answers.push(said.map_or_else(refused_here, |mut said| said.remove(0)));
                     }
                 }
-                Err(error) => answers.extend(batch.first().map(|place| (*place, refused_here(error)))),
+                Err(error) => answers.push(refused_here(error)),
             }
         }
         answers

@@ -17,6 +17,8 @@ use tracing::Span;
 
 /// Messages of a lane under way behind which one that is not full waits.
 const UNDER_WAY_MAX: usize = 2;
+/// Messages that are waited for together, at most.
+const TOGETHER_MAX: usize = 64;
 /// The rest after a lane was full.
 const FULL_REST: Micros = Micros(100_000);
 /// The rest after a fault.
@@ -154,22 +156,31 @@ impl Leader {
         Some(span)
     }
 
-    /// Sends a message to its lane.
+    /// A message goes to its lane, with the others of this turn.
     fn send(&mut self, parcel: Parcel) {
         match self.message_of(&parcel) {
             Some(Ok(out)) => {
                 self.on_the_way += 1;
-                let bus = self.world.bus.clone();
-                self.works.push(Box::pin(async move {
-                    let published = bus.publish(out).await;
-                    Carried::ToLane { parcel, published }
-                }));
+                self.leaving.push((parcel, out));
             }
             Some(Err(error)) => {
                 self.arrived(&parcel);
                 self.refused(parcel, "frame", &format!("the task cannot be written: {error}"));
             }
             None => self.arrived(&parcel),
+        }
+    }
+
+    /// Sends what a turn has for the lanes: together, since what is waited for together costs one wait.
+    pub(super) fn send_leaving(&mut self) {
+        while !self.leaving.is_empty() {
+            let rest = self.leaving.split_off(self.leaving.len().min(TOGETHER_MAX));
+            let (parcels, outs): (Vec<Parcel>, _) = std::mem::replace(&mut self.leaving, rest).into_iter().unzip();
+            let bus = self.world.bus.clone();
+            self.works.push(Box::pin(async move {
+                let published = bus.publish_all(outs).await;
+                Carried::ToLanes(parcels.into_iter().zip(published).collect())
+            }));
         }
     }
 

@@ -18,8 +18,8 @@ const FAULT_REST: Micros = Micros(1_000_000);
 
 /// The outcome of something that was carried out.
 pub(crate) enum Carried {
-    /// Tasks were published to their lane.
-    ToLane { parcel: Parcel, published: Result<Published, Error> },
+    /// Messages were published to their lanes.
+    ToLanes(Vec<(Parcel, Result<Published, Error>)>),
     /// A task that does not run now was ended or stored for later; `false` where there was no room.
     Away { entry: EntryId, stored: Result<bool, Error> },
     /// Something beside the tasks was written or counted.
@@ -83,7 +83,9 @@ impl Leader {
 
     pub(super) fn carried(&mut self, carried: Carried) {
         match carried {
-            Carried::ToLane { parcel, published } => self.sent_to_lane(parcel, published),
+            Carried::ToLanes(all) => {
+                all.into_iter().for_each(|(parcel, published)| self.sent_to_lane(parcel, published));
+            }
             Carried::Away { entry, stored } => match stored {
                 // No lane has it: credit that was meant for it is free again.
                 Ok(true) => self.gone(entry, Stored::Before),

@@ -57,6 +57,7 @@ impl Leader {
             works: FuturesUnordered::new(),
             bundles: super::bundles::Bundles::default(),
             under_way: super::bundles::UnderWay::default(),
+            leaving: Vec::new(),
             on_the_way: 0,
             acks: Vec::new(),
             credits,

@@ -22,6 +22,9 @@ use tokio_util::sync::CancellationToken;
 /// How long the handing back of runs that have not ended in time may take.
 const HALT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Messages that are taken before their tasks start.
+const ARRIVALS_A_TURN: usize = 64;
+
 /// The tasks in hand. No more wait than the ledger has room for.
 pub(crate) struct Counter {
     desk: Arc<Desk>,
@@ -62,7 +65,7 @@ impl Counter {
                 Some(_ended) = self.unbundling.join_next() => {}
                 Ok(()) = limits.changed() => self.keep_to_the_limit().await,
                 arrival = inbox.recv() => match arrival {
-                    Some(arrival) => self.take(arrival).await,
+                    Some(arrival) => self.take(arrival, &mut inbox).await,
                     None => break,
                 },
             }
@@ -94,17 +97,23 @@ impl Counter {
         ledger.tell_all(bus, queue).await;
     }
 
-    async fn take(&mut self, arrival: Arrival) {
-        let (jobs, admitted) = self.open(arrival).await;
+    /// Takes what has arrived: what has come meanwhile starts together with the first.
+    async fn take(&mut self, first: Arrival, inbox: &mut mpsc::Receiver<Arrival>) {
         let mut back = Vec::new();
-        for (place, job) in jobs.into_iter().enumerate() {
-            if place >= admitted.by_means {
-                back.push(job);
-            } else if place >= admitted.by_capacity {
-                back.push(self.displaced_by(job));
-            } else {
-                self.waiting.push(job);
+        let (mut next, mut taken) = (Some(first), 0);
+        while let Some(arrival) = next {
+            let (jobs, admitted) = self.open(arrival).await;
+            for (place, job) in jobs.into_iter().enumerate() {
+                if place >= admitted.by_means {
+                    back.push(job);
+                } else if place >= admitted.by_capacity {
+                    back.push(self.displaced_by(job));
+                } else {
+                    self.waiting.push(job);
+                }
             }
+            taken += 1;
+            next = if taken < ARRIVALS_A_TURN { inbox.try_recv().ok() } else { None };
         }
         self.runs.start(&mut self.waiting);
         join_all(back.into_iter().map(|job| self.hand_back(job))).await;

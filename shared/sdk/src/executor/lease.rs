@@ -90,7 +90,7 @@ impl Holding {
         }
     }
 
-    async fn give_signs(&self) {
+    pub(super) async fn give_signs(&self) {
         let now = Boottime::now();
         let due: Vec<(Ack, Lease)> = self
             .lock()

@@ -163,9 +163,15 @@ impl Pulling {
             }
             tokio::select! {
                 () = drain.cancelled() => break,
-                pulled = puller.next() => if self.take(pulled).await.is_err() {
-                    return;
-                },
+                pulled = puller.next() => {
+                    let mut next = Some(pulled);
+                    while let Some(pulled) = next {
+                        if self.take(pulled).await.is_err() {
+                            return;
+                        }
+                        next = puller.try_next();
+                    }
+                }
                 _changed = freed.changed() => {}
             }
         }

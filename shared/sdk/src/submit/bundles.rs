@@ -1,32 +1,33 @@
 //! Many submissions in few messages: those that go to the same place share one, up to the bounds of a
 //! bundle. What there is when the tasks end is sent, full or not, as `gathering` has it.
 
-use super::gathering::{BUNDLE_BYTES_MAX, shared};
+use super::gathering::{BUNDLE_BYTES_MAX, shared, store_apart};
 use super::send::{publish_span, submit_span};
-use super::{Ready, Submit};
+use super::{Accepted, Ready, Submit};
 use crate::client::Client;
 use crate::error::Error;
 use crate::handle::TaskHandle;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use jetlane_bus::trace;
-use jetlane_schemas::{Admit, Priority, QueueName, Shard, frame, subject};
+use jetlane_schemas::{Admit, Priority, QueueName, Shard, TaskEvent, frame, subject};
 use std::future::IntoFuture;
 use tracing::Span;
 
-/// Messages that wait for their acks at once.
+/// Messages that wait for their acks at once, where they carry so many tasks; more where they carry fewer.
 const MESSAGES_IN_FLIGHT: usize = 64;
+const TASKS_IN_FLIGHT: usize = 512;
+/// Tasks of a client without bundles whose messages are waited for together.
+const APART_MAX: usize = 32;
 /// Tasks that are read before what is not full is sent all the same.
 const TASKS_A_ROUND: usize = 1_024;
 
 /// Where a task goes: what goes to the same place can share a message.
 type Place = (QueueName, Priority, Shard);
-/// An error that all tasks of a bundle are told.
-type Source = Box<dyn std::error::Error + Send + Sync>;
 type Answers<O> = Vec<(usize, Result<TaskHandle<O>, Error>)>;
 type Sending<O> = BoxFuture<'static, Answers<O>>;
 
-/// Tasks that share a message.
+/// Tasks that share a message, or a wait.
 struct Bundle {
     place: Place,
     bytes: usize,
@@ -38,6 +39,8 @@ struct Bundle {
 struct Round<O> {
     open: Vec<Bundle>,
     under_way: FuturesUnordered<Sending<O>>,
+    /// The tasks of what is under way.
+    in_flight: usize,
     told: Vec<Option<Result<TaskHandle<O>, Error>>>,
     /// How many tasks there are, at least.
     expected: usize,
@@ -50,7 +53,7 @@ pub(crate) async fn submit_all<O: Send + 'static>(
     let tasks = tasks.into_iter();
     let expected = tasks.size_hint().0;
     let told = Vec::with_capacity(expected);
-    let mut round = Round { open: Vec::new(), under_way: FuturesUnordered::new(), told, expected };
+    let mut round = Round { open: Vec::new(), under_way: FuturesUnordered::new(), in_flight: 0, told, expected };
     for (number, submit) in tasks.enumerate() {
         round.told.push(None);
         round.add(number, submit).await;
@@ -65,10 +68,10 @@ pub(crate) async fn submit_all<O: Send + 'static>(
 
 impl<O: Send + 'static> Round<O> {
     async fn add(&mut self, number: usize, submit: Submit<O>) {
-        let most = submit.client.bundle_most();
+        let most = together_most(&submit.client);
         if !submit.can_share() {
             let alone = submit.into_future();
-            return self.send(Box::pin(async move { vec![(number, alone.await)] })).await;
+            return self.send(1, Box::pin(async move { vec![(number, alone.await)] })).await;
         }
         let (client, ready) = match submit.ready() {
             Ok(ready) => ready,
@@ -79,14 +82,14 @@ impl<O: Send + 'static> Round<O> {
         };
         if !ready.known || ready.task.admit == Admit::Strict {
             let alone = async move { vec![(number, super::submit_ready(client, ready).await)] };
-            return self.send(Box::pin(alone)).await;
+            return self.send(1, Box::pin(alone)).await;
         }
         let place = (ready.task.queue.clone(), ready.task.priority, ready.task.shard);
         let bytes = frame::frame_bytes(&ready.task);
         let found = self.open.iter().position(|bundle| bundle.place == place);
         if let Some(full) = found.filter(|found| self.open[*found].bytes + bytes > BUNDLE_BYTES_MAX) {
             let bundle = self.open.swap_remove(full);
-            self.send(Box::pin(bundle.send())).await;
+            self.send_bundle(bundle).await;
         }
         match self.open.iter_mut().find(|bundle| bundle.place == place) {
             Some(bundle) => {
@@ -101,29 +104,65 @@ impl<O: Send + 'static> Round<O> {
         }
         if let Some(full) = self.open.iter().position(|bundle| bundle.tasks.len() >= most) {
             let bundle = self.open.swap_remove(full);
-            self.send(Box::pin(bundle.send())).await;
+            self.send_bundle(bundle).await;
         }
     }
 
     async fn send_open(&mut self) {
         for bundle in std::mem::take(&mut self.open) {
-            self.send(Box::pin(bundle.send())).await;
+            self.send_bundle(bundle).await;
         }
     }
 
-    async fn send(&mut self, sending: Sending<O>) {
+    async fn send_bundle(&mut self, bundle: Bundle) {
+        self.send(bundle.tasks.len(), Box::pin(bundle.send())).await;
+    }
+
+    async fn send(&mut self, tasks: usize, sending: Sending<O>) {
+        self.in_flight += tasks;
         self.under_way.push(sending);
-        while self.under_way.len() >= MESSAGES_IN_FLIGHT && self.hear().await {}
+        while self.under_way.len() >= MESSAGES_IN_FLIGHT && self.in_flight >= TASKS_IN_FLIGHT && self.hear().await {}
     }
 
     /// Takes what one message was answered; `false` once none is on its way.
     async fn hear(&mut self) -> bool {
         let Some(answers) = self.under_way.next().await else { return false };
+        self.in_flight -= answers.len();
         for (number, answer) in answers {
             self.told[number] = Some(answer);
         }
         true
     }
+}
+
+/// The most tasks that go together: in a message, or in so many of them.
+fn together_most(client: &Client) -> usize {
+    match client.bundle_most() {
+        1 => APART_MAX,
+        most => most,
+    }
+}
+
+/// Stores tasks of the same place; the answers have their order.
+async fn store(client: &Client, subject: &str, tasks: Vec<TaskEvent>) -> Vec<Result<Accepted, jetlane_bus::Error>> {
+    let (most, count) = (client.bundle_most(), tasks.len());
+    if most == 1 {
+        return store_apart(client.bus(), subject, &tasks).await;
+    }
+    match client.gathering().store(subject, tasks, most).await {
+        Ok(accepted) => (0..count).map(|_| Ok(accepted)).collect(),
+        Err(error) => failed(count, subject, &error),
+    }
+}
+
+/// The same error for each of so many.
+fn failed<T>(
+    count: usize,
+    subject: &str,
+    error: &(dyn std::error::Error + 'static),
+) -> Vec<Result<T, jetlane_bus::Error>> {
+    let one = |_| Err(jetlane_bus::Error::Bundle { subject: subject.to_owned(), source: shared(error) });
+    (0..count).map(one).collect()
 }
 
 impl Bundle {
@@ -140,31 +179,24 @@ impl Bundle {
             named.push((number, ready.id, ready.task.task_type.clone()));
             events.push(ready.task);
         }
-        let most = client.bundle_most();
         let stored = match listeners {
             Ok(listeners) => {
-                let stored = client.gathering().store(&subject, events, most).await;
-                stored.map(|accepted| (accepted, listeners)).map_err(Source::from)
+                let stored = store(&client, &subject, events).await.into_iter().zip(listeners);
+                stored.map(|(stored, listener)| stored.map(|accepted| (accepted, listener))).collect()
             }
-            Err(error) => Err(Source::from(error)),
+            Err(error) => failed(count, &subject, &error),
         };
         drop(spans);
-        match stored {
-            Ok((accepted, listeners)) => named
-                .into_iter()
-                .zip(listeners)
-                .map(|((number, id, task_type), listener)| {
-                    (number, Ok(TaskHandle::submitted(client.clone(), task_type, id, accepted, listener)))
-                })
-                .collect(),
-            Err(error) => named
-                .into_iter()
-                .map(|(number, id, _)| {
-                    let source = jetlane_bus::Error::Bundle { subject: subject.clone(), source: shared(&*error) };
-                    (number, Err(Error::Submit { id, source }))
-                })
-                .collect(),
-        }
+        let handle = |((number, id, task_type), stored)| {
+            let handle = match stored {
+                Ok((accepted, listener)) => {
+                    Ok(TaskHandle::submitted(client.clone(), task_type, id, accepted, listener))
+                }
+                Err(source) => Err(Error::Submit { id, source }),
+            };
+            (number, handle)
+        };
+        named.into_iter().zip(stored).map(handle).collect()
     }
 }
 

@@ -166,7 +166,26 @@ pub(super) fn shared(error: &(dyn std::error::Error + 'static)) -> Box<dyn std::
 
 async fn store(bus: &Bus, subject: &str, tasks: &[TaskEvent]) -> Result<Accepted, Error> {
     let out = framed(subject.to_owned(), tasks)?;
-    let published = bus.publish(out).await?;
+    accepted(subject, bus.publish(out).await)
+}
+
+/// Stores tasks in messages of their own, which are waited for together; the answers have the order of the tasks.
+pub(super) async fn store_apart(bus: &Bus, subject: &str, tasks: &[TaskEvent]) -> Vec<Result<Accepted, Error>> {
+    let framed = tasks.iter().map(|task| framed(subject.to_owned(), std::slice::from_ref(task)));
+    let (mut outs, mut answers) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
+    for framed in framed {
+        answers.push(framed.map(|out| outs.push(out)));
+    }
+    let mut published = bus.publish_all(outs).await.into_iter();
+    let answer = |framed: Result<(), Error>| {
+        framed?;
+        accepted(subject, published.next().expect("one answer a publish"))
+    };
+    answers.into_iter().map(answer).collect()
+}
+
+fn accepted(subject: &str, published: Result<Published, Error>) -> Result<Accepted, Error> {
+    let published = published?;
     let sequence = published.or_refused(subject)?;
     Ok(Accepted { sequence, duplicate: matches!(published, Published::Duplicate(_)), known: true })
 }

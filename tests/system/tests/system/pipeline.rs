@@ -9,6 +9,7 @@ use jetlane_schemas::frame::encode_told;
 use jetlane_schemas::subject::{acked, told_ahead};
 use jetlane_schemas::{Completion, Micros, QueueName, TaskEvent};
 use jetlane_testkit::{Kit, soon};
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 async fn kit_with(bench: &Bench, slots: usize) -> Kit {
@@ -262,13 +263,17 @@ async fn bundles_of_submissions_can_be_turned_off() {
     let outsider = Outsider::connect(&kit.url()).await;
     let mut published = outsider.listen("jetlane.task.>").await;
     let client = kit.client().clone().bundle_at_most(1);
-    let handles = client.submit_all((0..20).map(|n: u32| client.submit(Echo { text: n.to_string() }))).await;
-    for handle in handles {
-        soon(handle.expect("accepted").into_future()).await.expect("succeeds");
+    // More than are waited for together.
+    let handles = client.submit_all((0..100).map(|n: u32| client.submit(Echo { text: n.to_string() }))).await;
+    let mut sequences = BTreeSet::new();
+    for (number, handle) in handles.into_iter().enumerate() {
+        let handle = handle.expect("accepted");
+        sequences.extend(handle.accepted().map(|accepted| accepted.sequence));
+        let output = soon(handle.into_future()).await.expect("succeeds");
+        assert_eq!(output, number.to_string(), "answers have the order of the submissions");
     }
-    for _ in 0..20 {
-        soon(published.next()).await.expect("a message a task");
-    }
+    assert_eq!(sequences.len(), 100, "each is told its own message's");
+    assert_eq!(heard_so_far(&outsider, &mut published).await, 100, "a message a task");
     drained(kit.client().bus(), &[]).await;
 }
 

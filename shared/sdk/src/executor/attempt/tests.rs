@@ -272,6 +272,24 @@ async fn one_of_two_tasks_that_is_settled_after_the_lease_does_not_ack_for_both(
 }
 
 #[tokio::test]
+async fn a_task_that_is_stopped_stops_no_neighbour_and_a_lost_lease_stops_both() {
+    let mut stage = Stage::open(|_| Ok(())).await;
+    let ack = stage.delivery(&task(1)).await.ack;
+    let jobs = Parcel::open(ack, 1, Arc::clone(&stage.tally), &stage.holding, vec![task(1), task(1)]);
+    let stopped = || (jobs[0].stop().is_cancelled(), jobs[1].stop().is_cancelled());
+    assert_eq!(stopped(), (false, false));
+    // The same signal for all who ask, before and after.
+    let before = jobs[0].stop();
+    jobs[0].stop().cancel();
+    before.cancelled().await;
+    assert_eq!(stopped(), (true, false));
+    jobs[1].parcel.lease.end();
+    Arc::clone(&stage.holding).give_signs().await;
+    jobs[1].stop().cancelled().await;
+    assert_eq!(stopped(), (true, true));
+}
+
+#[tokio::test]
 async fn runs_that_succeed_at_once_are_stored_together_and_each_is_settled() {
     let mut stage = Stage::open(|_| Ok(())).await;
     let (mut ended, mut tasks) = (Ended::of(3), Vec::new());
