@@ -43,16 +43,21 @@ impl TaskId {
         Self(text.into())
     }
 
-    /// When it was made, where it says so: a `UUIDv7`, in 22 digits of base 62 or in 32 hexadecimal ones, with or
-    /// without hyphens. Whoever made it may have had any time on their clock.
-    pub fn made_at(&self) -> Option<Micros> {
+    /// The 128 bits that it has where it is written as the SDK writes a UUID, in 22 digits of base 62 or, as before, in
+    /// 32 hexadecimal ones, with or without hyphens; `None` for other ids.
+    pub fn bits(&self) -> Option<u128> {
         let digits: String = self.as_str().chars().filter(|c| *c != '-').collect();
-        let bits = match digits.len() {
+        match digits.len() {
             DIGITS => base62::decode(&digits).ok(),
             HEX_DIGITS => u128::from_str_radix(&digits, 16).ok(),
             _ => None,
-        };
-        let uuid = Uuid::from_u128(bits?);
+        }
+    }
+
+    /// When it was made, where it says so: a `UUIDv7`, in either form of [`TaskId::bits`]. Whoever made it may have had
+    /// any time on their clock.
+    pub fn made_at(&self) -> Option<Micros> {
+        let uuid = Uuid::from_u128(self.bits()?);
         let is_v7 = uuid.get_version() == Some(Version::SortRand) && uuid.get_variant() == Variant::RFC4122;
         let (seconds, nanos) = is_v7.then(|| uuid.get_timestamp()).flatten()?.to_unix();
         Some(Micros(seconds.saturating_mul(1_000_000).saturating_add(u64::from(nanos / 1_000))))
@@ -205,7 +210,8 @@ mod tests {
         let id = |text: &str| TaskId::new(text).expect("valid");
         let at = Some(Micros(0x0190_b8f2_7c1e * 1_000));
         let uuid = Uuid::from_u128(0x0190_b8f2_7c1e_7000_8000_0000_0000_0001);
-        assert_eq!(TaskId::of_uuid(uuid).made_at(), at);
+        let made = TaskId::of_uuid(uuid);
+        assert_eq!((made.made_at(), made.bits()), (at, Some(uuid.as_u128())));
         for hex in ["0190b8f2-7c1e-7000-8000-000000000001", "0190B8F27C1E70008000000000000001"] {
             assert_eq!(id(hex).made_at(), at, "{hex}");
         }

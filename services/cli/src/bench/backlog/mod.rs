@@ -136,16 +136,11 @@ async fn submit(client: &Client, settings: Settings) -> Result<HashSet<u128>, Fa
     for chunk in numbers.chunks(CHUNK) {
         let submits = chunk.iter().map(|number| client.submit(Noop::new(*number, settings.body_bytes)));
         for handle in client.submit_all(submits).await {
-            waiting.extend(number_of(handle?.id()));
+            // As a number: less to keep of a million.
+            waiting.extend(handle?.id().bits());
         }
     }
     Ok(waiting)
-}
-
-/// An id of the client's making as a number: less to keep of a million.
-fn number_of(id: &TaskId) -> Option<u128> {
-    let digits: String = id.as_str().chars().filter(|digit| *digit != '-').collect();
-    u128::from_str_radix(&digits, 16).ok()
 }
 
 /// Hears completions until all that wait have completed or nothing comes any more.
@@ -155,7 +150,7 @@ async fn hear(mut heard: Heard, mut waiting: HashSet<u128>, begun: Instant) -> (
     while !waiting.is_empty() {
         let Ok(Some(ids)) = tokio::time::timeout(STALL, heard.next()).await else { break };
         for id in ids {
-            let id = TaskId::new(id).ok().and_then(|id| number_of(&id));
+            let id = TaskId::new(id).ok().and_then(|id| id.bits());
             if id.is_some_and(|id| waiting.remove(&id)) {
                 moments.push(begun.elapsed());
             } else {
