@@ -224,7 +224,7 @@ impl Leader {
         self.send_leaving();
     }
 
-    /// How much is being carried out, by messages to lanes and by what else there is.
+    /// How much is being carried out, at most: each message to a lane, each group of them, and what else there is.
     fn carrying(&self) -> usize {
         self.works.len() + self.on_the_way
     }

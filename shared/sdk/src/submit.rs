@@ -283,7 +283,8 @@ impl<O> Submit<O> {
         crate::question::expect(client.bus(), &ready.task.queue, &ready.question()).await
     }
 
-    /// Whether its message may carry others too, as far as the client allows: none that the same task may be submitted again with.
+    /// Whether its message may carry others too, as far as the client allows: none that the same task may be
+    /// submitted again with.
     fn can_share(&self) -> bool {
         let has_key = self.draft.as_ref().is_ok_and(|task| task.key.is_some());
         self.named == Named::ByUs && !has_key && self.delay.is_zero()

@@ -164,6 +164,7 @@ impl Pulling {
             tokio::select! {
                 () = drain.cancelled() => break,
                 pulled = puller.next() => {
+                    // No more than was asked for: nothing is asked for meanwhile.
                     let mut next = Some(pulled);
                     while let Some(pulled) = next {
                         if self.take(pulled).await.is_err() {

@@ -1,5 +1,6 @@
 //! Many submissions in few messages: those that go to the same place share one, up to the bounds of a
-//! bundle. What there is when the tasks end is sent, full or not, as `gathering` has it.
+//! bundle; without bundles they share a wait. What there is when the tasks end is sent, full or not, as
+//! `gathering` has it.
 
 use super::gathering::{BUNDLE_BYTES_MAX, shared, store_apart};
 use super::send::{publish_span, submit_span};
@@ -14,8 +15,9 @@ use jetlane_schemas::{Admit, Priority, QueueName, Shard, TaskEvent, frame, subje
 use std::future::IntoFuture;
 use tracing::Span;
 
-/// Messages that wait for their acks at once, where they carry so many tasks; more where they carry fewer.
-const MESSAGES_IN_FLIGHT: usize = 64;
+/// What waits for acks at once: so many sendings, or more of them where all carry fewer tasks than below.
+const SENDINGS_IN_FLIGHT: usize = 64;
+/// Tasks that may wait for acks at once, however few a message carries.
 const TASKS_IN_FLIGHT: usize = 512;
 /// Tasks of a client without bundles whose messages are waited for together.
 const APART_MAX: usize = 32;
@@ -121,10 +123,10 @@ impl<O: Send + 'static> Round<O> {
     async fn send(&mut self, tasks: usize, sending: Sending<O>) {
         self.in_flight += tasks;
         self.under_way.push(sending);
-        while self.under_way.len() >= MESSAGES_IN_FLIGHT && self.in_flight >= TASKS_IN_FLIGHT && self.hear().await {}
+        while self.under_way.len() >= SENDINGS_IN_FLIGHT && self.in_flight >= TASKS_IN_FLIGHT && self.hear().await {}
     }
 
-    /// Takes what one message was answered; `false` once none is on its way.
+    /// Takes what one sending was answered; `false` once none is on its way.
     async fn hear(&mut self) -> bool {
         let Some(answers) = self.under_way.next().await else { return false };
         self.in_flight -= answers.len();

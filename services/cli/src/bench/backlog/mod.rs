@@ -137,7 +137,7 @@ async fn submit(client: &Client, settings: Settings) -> Result<HashSet<u128>, Fa
         let submits = chunk.iter().map(|number| client.submit(Noop::new(*number, settings.body_bytes)));
         for handle in client.submit_all(submits).await {
             // As a number: less to keep of a million.
-            waiting.extend(handle?.id().bits());
+            waiting.insert(handle?.id().bits().expect("the SDK's ids are UUIDs"));
         }
     }
     Ok(waiting)
