@@ -13,6 +13,7 @@
 //! - `tenants`: who stands where in line; `questions`: why a task waits, and when one would start
 //! - `upkeep`: signs of life, counts, shares
 
+mod answers;
 mod bundles;
 mod clients;
 mod estimates;

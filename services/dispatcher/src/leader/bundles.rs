@@ -226,13 +226,12 @@ impl Leader {
             Ok(Published::Stored(sequence)) => {
                 crash_between_publish_and_ack();
                 for entry in parcel.entries {
-                    if parcel.kind == LaneKind::Plain
-                        && let Some(held) = self.held.get(&entry)
-                    {
-                        self.clients.sent(sequence, &held.task);
+                    if parcel.kind == LaneKind::Plain {
+                        self.sent_plain(sequence, entry);
                     }
                     self.gone(entry, Stored::New);
                 }
+                self.take_early(sequence);
             }
             Ok(Published::Duplicate(_)) => {
                 parcel.entries.into_iter().for_each(|entry| self.gone(entry, Stored::Before))

@@ -2,8 +2,9 @@
 //! answers are overheard.
 
 use super::Leader;
+use super::answers::Answers;
 use super::output::{Beside, Carried};
-use crate::carry::{self, Joins};
+use crate::carry;
 use crate::error::Error;
 use crate::{names, plain};
 use bytes::Bytes;
@@ -11,12 +12,11 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use jetlane_bus::flows::Backlog;
 use jetlane_bus::{Bus, Delivery, Message, Pulled, Subscription, clock};
-use jetlane_core::estimate::Observed;
 use jetlane_core::plain::PLAIN_SILENCE_MAX;
 use jetlane_core::{EntryId, Event, FitId};
 use jetlane_schemas::frame::{Credit, RUNS_TOLD_MAX};
-use jetlane_schemas::subject::{BUCKET_REGISTRY, Lane, LaneKind, STREAM_LANES};
-use jetlane_schemas::{Failure, Fit, Micros, Outcome, Priority, TaskEvent, TaskType, subject};
+use jetlane_schemas::subject::{BUCKET_REGISTRY, Lane, STREAM_LANES};
+use jetlane_schemas::{Fit, Micros, Priority, TaskType, subject};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -73,8 +73,8 @@ enum TakingBack {
 pub(crate) struct Clients {
     pub(crate) heard: FuturesUnordered<BoxFuture<'static, Heard>>,
     lanes: BTreeMap<Lane, PlainLane>,
-    /// Tasks of this leader in plain lanes, by the sequence of their message. A few each.
-    sent: BTreeMap<u64, (Lane, TaskEvent)>,
+    /// What was sent to plain lanes, and what is heard of it.
+    pub(super) answers: Answers,
     /// Types of which it was written that such clients were given tasks with callbacks.
     called_back: BTreeSet<TaskType>,
 }
@@ -98,13 +98,6 @@ impl Clients {
         }
     }
 
-    /// A task was stored in a plain lane.
-    pub(crate) fn sent(&mut self, sequence: u64, task: &TaskEvent) {
-        let (queue, priority, fit) = (task.queue.clone(), task.priority, task.fit.clone());
-        let lane = Lane { kind: LaneKind::Plain, queue, priority, fit };
-        self.sent.insert(sequence, (lane, task.clone()));
-    }
-
     /// Whether somebody pulls from the plain lane of this priority and fit, or did a moment ago.
     pub(crate) fn serves(&self, now: Micros, priority: Priority, fit: &Fit) -> bool {
         let is_served = |state: &PlainLane| state.served_until.0.saturating_add(PLAIN_SILENCE_MAX.0) >= now.0;
@@ -117,7 +110,7 @@ impl Clients {
         let is_deserted = |lane: &Lane, state: &PlainLane| {
             state.taking_back == TakingBack::No
                 && state.served_until.0.saturating_add(PLAIN_SILENCE_MAX.0) < now.0
-                && (state.pending > 0 || self.sent.values().any(|(sent_to, _)| sent_to == lane))
+                && (state.pending > 0 || self.answers.awaits(lane))
         };
         self.lanes.iter().filter(|(lane, state)| is_deserted(lane, state)).map(|(lane, _)| lane.clone()).collect()
     }
@@ -192,48 +185,6 @@ impl Leader {
         }
     }
 
-    fn take_answer(&mut self, message: &Message) {
-        let Some(sequence) = names::answered_sequence(&message.subject) else { return };
-        if !settles(&message.body) {
-            return;
-        }
-        let Some((lane, mut task)) = self.clients.sent.remove(&sequence) else { return };
-        if let Some(fit) = self.core.fit(&lane.fit) {
-            self.core.on(clock::now(), Event::PlainSettled { priority: lane.priority, fit, tasks: 1 });
-        }
-        self.upkeep.moved();
-        let reason = terminated(&message.body);
-        if reason.is_none() {
-            self.tell_answered(&task);
-        }
-        self.run_was_answered(&task, if reason.is_none() { Observed::Whole } else { Observed::AtLeast });
-        if let Some(reason) = reason {
-            // The server has removed the message already: nobody else can end its task.
-            let bus = self.world.bus.clone();
-            self.works.push(Box::pin(async move {
-                let span = carry::end_span(&mut task, Outcome::Failed, Joins::Child);
-                let failure = Failure::new("terminated", reason);
-                let ended = carry::end(&bus, &task, Outcome::Failed, failure, &span).await;
-                Carried::Beside(Beside::Written("end a terminated task", ended.map(|_| ())))
-            }));
-        }
-    }
-
-    /// A client without an SDK completes a task and tells nobody: submitters hear of it from here.
-    fn tell_answered(&mut self, task: &TaskEvent) {
-        let (bus, task_type, id) = (self.world.bus.clone(), task.task_type.clone(), task.id.clone());
-        self.works.push(Box::pin(async move {
-            let told = match bus.read_done(&task_type, &id).await {
-                Ok(done) => {
-                    bus.tell(done.iter()).await;
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            };
-            Carried::Beside(Beside::Written("tell of a completion", told))
-        }));
-    }
-
     /// A task goes to a client without an SDK, which stores nothing but its completion: that it is read
     /// for callbacks is said in the registry, once a type. Said late is early enough: it is read from the start.
     pub(super) fn note_called_back(&mut self, entry: EntryId) {
@@ -289,7 +240,7 @@ impl Leader {
     pub(super) fn plain_counted(&mut self, lane: &Lane, fit: FitId, backlog: Backlog) {
         let tasks = u32::try_from(backlog.pending + backlog.unanswered).unwrap_or(u32::MAX);
         if tasks == 0 {
-            self.clients.sent.retain(|_, (sent_to, _)| sent_to != lane);
+            self.clients.answers.counted_empty(lane);
         }
         if let Some(state) = self.clients.lanes.get_mut(lane) {
             state.pending = backlog.pending;
@@ -299,18 +250,6 @@ impl Leader {
             self.served(lane, clock::now());
         }
     }
-}
-
-/// Whether an answer ends the delivery: an ack, also with a request for the next one, or a refusal for good.
-fn settles(body: &[u8]) -> bool {
-    body.is_empty() || [&b"+ACK"[..], b"+NXT", b"+TERM"].iter().any(|word| body.starts_with(word))
-}
-
-/// The reason of a refusal for good.
-fn terminated(body: &[u8]) -> Option<String> {
-    let reason = body.strip_prefix(b"+TERM")?;
-    let reason = String::from_utf8_lossy(reason).trim().to_owned();
-    Some(if reason.is_empty() { "its executor refused it for good".into() } else { reason })
 }
 
 /// Pulls what lies in a plain lane, and stores it to be due at once, as the next run: the message id
@@ -367,16 +306,5 @@ mod tests {
         ] {
             assert_eq!(waits_until(now, body), Micros(until), "{}", String::from_utf8_lossy(body));
         }
-    }
-
-    #[test]
-    fn only_an_end_settles() {
-        for (body, ends) in
-            [("", true), ("+ACK", true), ("+NXT 1", true), ("+TERM bad", true), ("-NAK", false), ("+WPI", false)]
-        {
-            assert_eq!(settles(body.as_bytes()), ends, "{body:?}");
-        }
-        assert_eq!(terminated(b"+TERM disk full"), Some("disk full".into()));
-        assert_eq!(terminated(b"+ACK"), None);
     }
 }

@@ -161,6 +161,29 @@ async fn a_task_that_is_ended_by_its_client_for_good_fails_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_is_faster_than_the_dispatcher_hears_of_the_broker_ends_its_tasks_all_the_same() {
+    const TASKS: u32 = 300;
+    let (kit, outsider, lane) = announced_by_an_outsider().await;
+    let serving = tokio::spawn(async move {
+        loop {
+            let batch = lane.batch().max_messages(8).expires(Duration::from_secs(1)).messages().await;
+            let mut batch = batch.expect("pulls");
+            while let Some(Ok(task)) = batch.next().await {
+                let reply = task.reply.clone().expect("a delivery");
+                outsider.client.publish(reply, "+TERM".into()).await.expect("sent");
+            }
+        }
+    });
+    let submits = (0..TASKS).map(|n| kit.client().submit(Double { n }));
+    for handle in kit.client().submit_all(submits.collect::<Vec<_>>()).await {
+        let done = soon(handle.expect("accepted").completion()).await.expect("completes");
+        assert_eq!(done.failure().expect("failed").code, "terminated");
+    }
+    drained(kit.client().bus(), &[]).await;
+    serving.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_no_plain_client_comes_back_for_is_served_by_an_executor_that_starts_later() {
     let (kit, outsider, lane) = announced_by_an_outsider().await;
     // A client that shows up once: its lane is given a few tasks on credit.
