@@ -96,8 +96,14 @@ pub fn bundle(queue: &QueueName, priority: Priority, fit: &Fit) -> String {
 
 /// The one terminal record of a task: `jetlane.done.<type>.<id>`.
 pub fn done(task_type: &TaskType, id: &TaskId) -> String {
-    // Of the right size at once: one is made for each task.
-    ["jetlane.done.", task_type.as_str(), ".", id.as_str()].concat()
+    let mut subject = String::with_capacity(14 + task_type.as_str().len() + id.as_str().len());
+    write_done(&mut subject, task_type, id);
+    subject
+}
+
+/// Appends the same to a text.
+pub fn write_done(text: &mut String, task_type: &TaskType, id: &TaskId) {
+    text.extend(["jetlane.done.", task_type.as_str(), ".", id.as_str()]);
 }
 
 /// All completions of one type.

@@ -29,8 +29,12 @@ impl InvalidName {
 
 /// Whether `text` is one token of a subject: `[A-Za-z0-9_-]{1,64}`.
 pub(crate) fn is_token(text: &str) -> bool {
-    (1..=TOKEN_BYTES_MAX).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    is_token_of(text.as_bytes())
+}
+
+fn is_token_of(bytes: &[u8]) -> bool {
+    (1..=TOKEN_BYTES_MAX).contains(&bytes.len())
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
 const TOKEN_RULE: &str = "must be 1 to 64 of A-Z, a-z, 0-9, '_' and '-'";
@@ -119,7 +123,9 @@ name!(
     /// A stable dotted name of 1 to 6 tokens, such as `image.thumbnail`.
     TaskType, "task type", r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,5}$",
     |text| {
-        if text.split('.').count() <= TYPE_TOKENS_MAX && text.split('.').all(is_token) {
+        // Of bytes, and once: each decoded task has one.
+        let mut tokens = text.as_bytes().split(|byte| *byte == b'.');
+        if tokens.by_ref().take(TYPE_TOKENS_MAX).all(is_token_of) && tokens.next().is_none() {
             Ok(())
         } else {
             Err("must be 1 to 6 tokens joined by '.', each 1 to 64 of A-Z, a-z, 0-9, '_' and '-'")

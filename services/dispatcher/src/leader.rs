@@ -99,7 +99,7 @@ pub(crate) struct Leader {
 
 /// A task that is held.
 struct Held {
-    task: TaskEvent,
+    task: Box<TaskEvent>,
     fate: Fate,
     flow: FlowId,
     source: SourceId,

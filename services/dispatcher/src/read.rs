@@ -64,16 +64,17 @@ pub(crate) struct Judge<'a> {
 
 impl Judge<'_> {
     /// Reads a message's tasks. There is always one at least: what cannot be read is refused under an
-    /// id made of its sequence.
-    pub(crate) fn read(&self, message: Arrived<'_>) -> Vec<(TaskEvent, Fate)> {
+    /// id made of its sequence. They are boxed: large, and on from here they change hands.
+    pub(crate) fn read(&self, message: Arrived<'_>) -> Vec<(Box<TaskEvent>, Fate)> {
         let suspect = message.facts.delivered > 1 || message.facts.stream_sequence <= message.suspect_until;
         let mut tasks = match message.flow {
-            Flow::Raw(task_type) => vec![self.read_raw(task_type, message)],
+            Flow::Raw(task_type) => vec![boxed(self.read_raw(task_type, message))],
             Flow::Task(_, priority, shard) | Flow::Due(_, priority, shard) => {
                 match frame::decode_bundle(message.body) {
-                    Err(error) => vec![self.unreadable(message, &error)],
+                    Err(error) => vec![boxed(self.unreadable(message, &error))],
                     Ok(tasks) => tasks
                         .into_iter()
+                        .map(Box::new)
                         .map(|mut task| {
                             // The subject decides: it is what the permissions are about.
                             (task.queue, task.priority, task.shard) = (self.queue.clone(), *priority, *shard);
@@ -176,6 +177,10 @@ impl Judge<'_> {
     }
 }
 
+fn boxed((task, fate): (TaskEvent, Fate)) -> (Box<TaskEvent>, Fate) {
+    (Box::new(task), fate)
+}
+
 fn floor_us() -> u64 {
     u64::try_from(SCHEDULE_FLOOR.as_micros()).expect("300 ms fit into 64 bits")
 }
@@ -203,7 +208,7 @@ mod tests {
         Flow::Task(queue(), Priority::High, Shard::new(3).expect("valid"))
     }
 
-    fn read(flow: &Flow, headers: &[(&str, &str)], body: &[u8], delivered: u64) -> Vec<(TaskEvent, Fate)> {
+    fn read(flow: &Flow, headers: &[(&str, &str)], body: &[u8], delivered: u64) -> Vec<(Box<TaskEvent>, Fate)> {
         let registry = crate::registry::of_types(&[(
             "image.thumbnail",
             r#"{"queue":"pictures","retries":7,"schema":{"type":"object","properties":{"n":{"type":"integer"}}}}"#,
@@ -265,7 +270,7 @@ mod tests {
     fn a_delayed_task_waits_in_the_broker_unless_a_schedule_brought_it() {
         let (task_later, fate) = read(&raw(), &[("ce-jetlanedelayms", "60000")], b"{}", 1).remove(0);
         assert_eq!(fate, Fate::Later(Micros(NOW.0 + 60_000_000)));
-        let body = frame::encode_bundle(&[task_later]).expect("encodes");
+        let body = frame::encode_bundle([&*task_later]).expect("encodes");
         let due = Flow::Due(queue(), Priority::Normal, Shard::default());
         assert_eq!(read(&due, &[], &body, 1)[0].1, Fate::Run);
     }

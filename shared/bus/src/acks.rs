@@ -3,7 +3,7 @@
 
 use crate::connection::ANSWER_TIMEOUT;
 use crate::ingest::{self, Word};
-use async_nats::{Client, HeaderMap, StatusCode};
+use async_nats::{Client, HeaderMap, StatusCode, Subject};
 use bytes::Bytes;
 use futures::StreamExt;
 use jetlane_schemas::{TaskType, subject};
@@ -29,10 +29,13 @@ pub(crate) enum Answer {
     Unknown,
 }
 
+/// What most reply subjects end with, in bytes.
+const REPLY_END_BYTES: usize = 16;
+
 /// A publish on its way.
 #[derive(Debug)]
 pub(crate) struct Sending {
-    pub(crate) subject: async_nats::Subject,
+    pub(crate) subject: Subject,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
@@ -143,13 +146,8 @@ impl Acks {
         let (told, answers) = oneshot::channel();
         let first = lock(&self.waiting).begin(count, told);
         let _forgotten = Forget { waiting: &self.waiting, first };
-        let mut reply = begin(first);
-        let common = reply.len();
-        for (place, sending) in all.into_iter().enumerate() {
-            reply.truncate(common);
-            end(&mut reply, first, place);
-            // One copy of the right size: a string with room to spare would be copied twice.
-            let reply = async_nats::Subject::from(reply.as_str());
+        let replies = replies(&begin(first), count, |reply, place| end(reply, first, place));
+        for (sending, reply) in all.into_iter().zip(replies) {
             let Sending { subject, headers, body } = sending;
             if headers.is_empty() {
                 client.publish_with_reply(subject, reply, body).await?;
@@ -163,6 +161,45 @@ impl Acks {
             Ok(Err(_)) => Ok(vec![Answer::Unknown; count]),
             Err(_) => Ok(lock(&self.waiting).end(first).unwrap_or_else(|| vec![Answer::Unknown; count])),
         }
+    }
+}
+
+/// The reply subjects of so many publishes, which begin alike.
+fn replies(begin: &str, count: usize, end: impl Fn(&mut String, usize)) -> Vec<Subject> {
+    let mut replies = Subjects::with_capacity(count, begin.len() + REPLY_END_BYTES);
+    for place in 0..count {
+        replies.add(|text| {
+            text.push_str(begin);
+            end(text, place);
+        });
+    }
+    replies.done()
+}
+
+/// Subjects as parts of one text: the library keeps a copy of each, and to one that has a text of its own
+/// the means to share it have to be made first.
+#[derive(Debug)]
+pub(crate) struct Subjects {
+    text: String,
+    ends: Vec<usize>,
+}
+
+impl Subjects {
+    /// Of so many, most of them of so many bytes.
+    pub(crate) fn with_capacity(count: usize, bytes: usize) -> Self {
+        Self { text: String::with_capacity(count * bytes), ends: Vec::with_capacity(count) }
+    }
+
+    /// Adds one, by writing it at the end.
+    pub(crate) fn add(&mut self, write: impl FnOnce(&mut String)) {
+        write(&mut self.text);
+        self.ends.push(self.text.len());
+    }
+
+    pub(crate) fn done(self) -> Vec<Subject> {
+        let (text, mut from) = (Bytes::from(self.text), 0);
+        let part = |to| Subject::from_utf8(text.slice(std::mem::replace(&mut from, to)..to));
+        self.ends.into_iter().map(part).map(|subject| subject.expect("whole strings were added")).collect()
     }
 }
 

@@ -9,9 +9,10 @@ use async_nats::{HeaderMap, HeaderName};
 use jetlane_schemas::{Headers, header};
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
-use serde::de::value::{Error, StrDeserializer};
+use serde::de::value::{Error, StringDeserializer};
 use std::borrow::Cow;
 use std::fmt::{Display, Write};
+use std::sync::LazyLock;
 
 /// What most blocks take, in bytes.
 const ROOM: usize = 384;
@@ -74,14 +75,22 @@ impl Block {
     pub(crate) fn into_map(self) -> HeaderMap {
         let mut map = HeaderMap::new();
         let Some(first) = self.first else { return map };
-        let text: StrDeserializer<'_, Error> = self.text.as_str().into_deserializer();
-        // The library checks what is made of a text, not what is read; should it check that too, its way is taken.
-        match HeaderValue::deserialize(text) {
-            Ok(value) => map.insert(first, value),
-            Err(_) => one_by_one(&mut map, first, &self.text),
+        if !*TAKES_LINES {
+            one_by_one(&mut map, first, &self.text);
+        } else if let Ok(value) = value_of(self.text) {
+            map.insert(first, value);
         }
         map
     }
+}
+
+/// The library checks what is made of a text, not what is read; should it check that too, its way is taken.
+static TAKES_LINES: LazyLock<bool> = LazyLock::new(|| value_of(format!("a{LINE_END}b{COLON}c")).is_ok());
+
+/// A value of this very text, which is not copied.
+fn value_of(text: String) -> Result<HeaderValue, Error> {
+    let text: StringDeserializer<Error> = text.into_deserializer();
+    HeaderValue::deserialize(text)
 }
 
 fn one_by_one(map: &mut HeaderMap, first: HeaderName, text: &str) {

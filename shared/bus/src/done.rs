@@ -1,13 +1,14 @@
 //! The one completion of a task, arbitrated by the server: the first that is stored wins, whichever
 //! run made it (design, decision 6).
 
-use crate::acks::{Answer, Sending};
+use crate::acks::{Answer, Sending, Subjects};
 use crate::block::Block;
 use crate::clock;
 use crate::connection::{Bus, headers_from};
 use crate::error::Error;
 use crate::publish::{Expect, Outgoing, Published};
 use crate::topology::takes_one_a_subject;
+use async_nats::HeaderMap;
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use bytes::Bytes;
 use jetlane_schemas::frame::{TOLD_MAX, decode_bundle, encode_bundle, encode_told, told_bytes};
@@ -20,6 +21,8 @@ use std::collections::BTreeMap;
 const TOGETHER_MAX: usize = 256;
 /// The most bytes of completions that are told in one message, unless one alone has more.
 const TOLD_BYTES_MAX: usize = 64 * 1024;
+/// Bodies of so many bytes at most lie in one piece of memory; longer ones are copied each.
+const SMALL_MAX: usize = 1_024;
 /// The most bytes of headers that the server stores with a message.
 const STORED_HEADERS_MAX: usize = 65_535;
 /// Version line, end of headers, and the header that asks for an empty subject.
@@ -62,17 +65,42 @@ fn outgoing(completion: &Completion) -> Outgoing {
 }
 
 /// The same, ready to be sent for the first time.
-fn sending_of(completion: &Completion, expect: Expect) -> Sending {
+fn sendings_of(completions: &[Completion], expect: Expect) -> Vec<Sending> {
+    let bytes = completions.first().map_or(0, |first| subject::done(&first.task_type, &first.id).len());
+    let mut subjects = Subjects::with_capacity(completions.len(), bytes);
+    let mut small = Vec::with_capacity(completions.iter().map(small_bytes).sum());
+    for completion in completions {
+        subjects.add(|text| subject::write_done(text, &completion.task_type, &completion.id));
+        small.extend_from_slice(&completion.body[..small_bytes(completion)]);
+    }
+    let (small, mut from) = (Bytes::from(small), 0);
+    let mut body_of = |completion: &Completion| match small_bytes(completion) {
+        0 => Bytes::copy_from_slice(&completion.body),
+        bytes => {
+            let to = from + bytes;
+            small.slice(std::mem::replace(&mut from, to)..to)
+        }
+    };
+    let sending = |(completion, subject): (&Completion, _)| Sending {
+        subject,
+        headers: headers_of(completion, expect),
+        body: body_of(completion),
+    };
+    completions.iter().zip(subjects.done()).map(sending).collect()
+}
+
+fn headers_of(completion: &Completion, expect: Expect) -> HeaderMap {
     let mut headers = Block::default();
     if expect == Expect::Absent {
         headers.put(header::EXPECTED_LAST_SUBJECT_SEQUENCE, 0);
     }
     completion.write_headers("", |name, value| headers.put(name, value));
-    Sending {
-        subject: subject::done(&completion.task_type, &completion.id).into(),
-        headers: headers.into_map(),
-        body: Bytes::copy_from_slice(&completion.body),
-    }
+    headers.into_map()
+}
+
+/// How many bytes of its body lie in one piece of memory with those of others: all of a small one.
+fn small_bytes(completion: &Completion) -> usize {
+    if completion.body.len() <= SMALL_MAX { completion.body.len() } else { 0 }
 }
 
 /// How many of these go into one message: as many as a bundle's bytes, one at least.
@@ -103,7 +131,7 @@ impl Bus {
         let expect = self.expected_of_done().await;
         let mut said = Vec::with_capacity(completions.len());
         for some in completions.chunks(TOGETHER_MAX) {
-            let sendings = some.iter().map(|completion| sending_of(completion, expect)).collect();
+            let sendings = sendings_of(some, expect);
             let answers = self.acks.publish_together(&self.client, sendings).await;
             said.extend(answers.unwrap_or_else(|_| vec![Answer::Unknown; some.len()]));
         }
@@ -147,7 +175,11 @@ impl Bus {
             Ok(_) | Err(_) => return self.complete(completion).await,
         };
         self.settle_waiting().await;
-        let sending = sending_of(completion, self.expected_of_done().await);
+        let sending = Sending {
+            subject: subject::done(&completion.task_type, &completion.id).into(),
+            headers: headers_of(completion, self.expected_of_done().await),
+            body: Bytes::copy_from_slice(&completion.body),
+        };
         match self.acks.publish_told(&self.client, &completion.task_type, told.into(), sending).await {
             Ok(Answer::Stored(_)) => {}
             // Whatever became of it is found out by the way of all others.

@@ -40,15 +40,32 @@ enum State {
 /// The runs that are held, and the last [`REMEMBERED_MAX`] that left.
 #[derive(Debug, Default)]
 pub struct Duplicates {
-    runs: BTreeMap<(TaskId, u32), State>,
-    left: VecDeque<(TaskId, u32)>,
+    runs: BTreeMap<Key, State>,
+    left: VecDeque<Key>,
+}
+
+/// A run of a task. Compared by how its id begins first: one comparison of numbers, which is enough for nearly
+/// all, where a tree compares dozens.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    head: u128,
+    id: TaskId,
+    run: u32,
+}
+
+impl Key {
+    fn of(id: &TaskId, run: u32) -> Self {
+        let mut head = [0; 16];
+        head.iter_mut().zip(id.as_str().bytes()).for_each(|(to, from)| *to = from);
+        Self { head: u128::from_be_bytes(head), id: id.clone(), run }
+    }
 }
 
 impl Duplicates {
     /// Takes note of a run's message. It is held as `entry` if it is [`Arrival::New`].
     pub fn arrived(&mut self, id: &TaskId, run: u32, source: Source, entry: EntryId) -> Arrival {
         use std::collections::btree_map::Entry;
-        match self.runs.entry((id.clone(), run)) {
+        match self.runs.entry(Key::of(id, run)) {
             Entry::Vacant(place) => {
                 place.insert(State::Held(entry, source));
                 Arrival::New
@@ -62,7 +79,7 @@ impl Duplicates {
 
     /// The run is stored in its lane, or completed: its message is acknowledged.
     pub fn left(&mut self, id: &TaskId, run: u32) {
-        let key = (id.clone(), run);
+        let key = Key::of(id, run);
         match self.runs.get_mut(&key) {
             Some(state @ State::Held(..)) => *state = State::Left,
             Some(State::Left) | None => return,
@@ -77,7 +94,7 @@ impl Duplicates {
 
     /// The run is given up without being stored: a later arrival is new.
     pub fn forget(&mut self, id: &TaskId, run: u32) {
-        let key = (id.clone(), run);
+        let key = Key::of(id, run);
         if matches!(self.runs.get(&key), Some(State::Held(..))) {
             self.runs.remove(&key);
         }
@@ -85,7 +102,7 @@ impl Duplicates {
 
     /// The runs of a task that are held.
     pub fn held(&self, id: &TaskId) -> impl Iterator<Item = EntryId> + '_ {
-        self.runs.range((id.clone(), 0)..=(id.clone(), u32::MAX)).filter_map(|(_, state)| match state {
+        self.runs.range(Key::of(id, 0)..=Key::of(id, u32::MAX)).filter_map(|(_, state)| match state {
             State::Held(entry, _) => Some(*entry),
             State::Left => None,
         })
@@ -138,10 +155,13 @@ mod tests {
     #[test]
     fn all_held_runs_of_a_task_are_found_and_of_no_other() {
         let mut runs = Duplicates::default();
-        for (name, run) in [("a", 1), ("a", 2), ("aa", 1), ("b", 1)] {
+        let long = "0123456789abcdef";
+        for (name, run) in [("a", 1), ("a", 2), ("aa", 1), ("b", 1), (&format!("{long}g"), 3), (&format!("{long}h"), 4)]
+        {
             runs.arrived(&id(name), run, HERE, EntryId(u64::from(run)));
         }
         runs.left(&id("a"), 1);
         assert_eq!(runs.held(&id("a")).collect::<Vec<_>>(), [EntryId(2)]);
+        assert_eq!(runs.held(&id(&format!("{long}g"))).collect::<Vec<_>>(), [EntryId(3)]);
     }
 }

@@ -28,7 +28,8 @@ pub(crate) use gathering::Gathering;
 #[derive(Debug)]
 pub struct Submit<O> {
     client: Client,
-    draft: Result<TaskEvent, Error>,
+    /// Boxed: it changes hands many times until it is sent.
+    draft: Result<Box<TaskEvent>, Error>,
     queue: Option<QueueName>,
     delay: Duration,
     /// Whether its id is the caller's: then its message's id is made of it, for submitting it again.
@@ -316,7 +317,7 @@ impl<O> Submit<O> {
 #[derive(Debug)]
 struct Ready {
     id: TaskId,
-    task: TaskEvent,
+    task: Box<TaskEvent>,
     known: bool,
     delay: Duration,
     company: Company,
@@ -362,10 +363,10 @@ impl Ready {
 fn draft(
     task_type: Result<TaskType, InvalidName>,
     payload: Result<Vec<u8>, serde_json::Error>,
-) -> Result<TaskEvent, Error> {
+) -> Result<Box<TaskEvent>, Error> {
     let id = TaskId::generate();
     let payload = payload.map_err(|source| Error::Encode { id: id.clone(), source })?;
-    Ok(TaskEvent::new(id, task_type?, QueueName::default_queue(), clock::now(), payload))
+    Ok(Box::new(TaskEvent::new(id, task_type?, QueueName::default_queue(), clock::now(), payload)))
 }
 
 impl<O: Send + 'static> IntoFuture for Submit<O> {

@@ -197,7 +197,7 @@ impl Leader {
         let first = &held.first()?.task;
         let (priority, fit) = (first.priority, first.fit.clone());
         let lane = Lane { kind: parcel.kind, queue: self.queue.clone(), priority, fit };
-        Some(carry::to_lane(held.iter().map(|held| &held.task), &lane))
+        Some(carry::to_lane(held.iter().map(|held| &*held.task), &lane))
     }
 
     /// It can never be stored: each task goes alone, and one that is alone ends instead of standing in the

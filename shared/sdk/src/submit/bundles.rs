@@ -146,7 +146,11 @@ fn together_most(client: &Client) -> usize {
 }
 
 /// Stores tasks of the same place; the answers have their order.
-async fn store(client: &Client, subject: &str, tasks: Vec<TaskEvent>) -> Vec<Result<Accepted, jetlane_bus::Error>> {
+async fn store(
+    client: &Client,
+    subject: &str,
+    tasks: Vec<Box<TaskEvent>>,
+) -> Vec<Result<Accepted, jetlane_bus::Error>> {
     let (most, count) = (client.bundle_most(), tasks.len());
     if most == 1 {
         return store_apart(client.bus(), subject, &tasks).await;
@@ -173,7 +177,7 @@ impl Bundle {
         let (queue, priority, shard) = &self.place;
         let subject = subject::task(queue, *priority, *shard);
         // Listening begins before any of them can complete.
-        let listeners = client.listening().expect_all(self.tasks.iter().map(|(_, ready)| &ready.task)).await;
+        let listeners = client.listening().expect_all(self.tasks.iter().map(|(_, ready)| &*ready.task)).await;
         let count = self.tasks.len();
         let (mut named, mut events, mut spans) = (Vec::with_capacity(count), Vec::with_capacity(count), Vec::new());
         for (number, mut ready) in self.tasks {

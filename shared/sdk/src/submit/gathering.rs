@@ -33,7 +33,7 @@ struct Place {
 /// Tasks of one caller that wait for the next message.
 #[derive(Debug)]
 struct Waiting {
-    tasks: Vec<TaskEvent>,
+    tasks: Vec<Box<TaskEvent>>,
     bytes: usize,
     most: usize,
     told: oneshot::Sender<Result<Accepted, Error>>,
@@ -84,8 +84,13 @@ impl Gathering {
     /// # Errors
     /// [`Error::Publish`], [`Error::Refused`], [`Error::Frame`]; [`Error::Bundle`] where the message was
     /// others' too.
-    pub(super) async fn store(&self, subject: &str, tasks: Vec<TaskEvent>, most: usize) -> Result<Accepted, Error> {
-        let bytes = tasks.iter().map(frame::frame_bytes).sum();
+    pub(super) async fn store(
+        &self,
+        subject: &str,
+        tasks: Vec<Box<TaskEvent>>,
+        most: usize,
+    ) -> Result<Accepted, Error> {
+        let bytes = tasks.iter().map(|task| frame::frame_bytes(task)).sum();
         if tasks.len() >= most || bytes >= BUNDLE_BYTES_MAX {
             return store(&self.bus, subject, &tasks).await;
         }
@@ -127,7 +132,7 @@ impl Gathering {
             let stored = store(&self.bus, subject, &alone.tasks).await;
             return alone.tell(stored);
         }
-        let tasks: Vec<TaskEvent> = batch.iter().flat_map(|waiting| waiting.tasks.clone()).collect();
+        let tasks: Vec<Box<TaskEvent>> = batch.iter().flat_map(|waiting| waiting.tasks.clone()).collect();
         match store(&self.bus, subject, &tasks).await {
             // It may be the company that is too large: each goes by itself, and is told for itself.
             Err(Error::Refused { .. } | Error::Frame { .. }) => {
@@ -164,13 +169,13 @@ pub(super) fn shared(error: &(dyn std::error::Error + 'static)) -> Box<dyn std::
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ").into()
 }
 
-async fn store(bus: &Bus, subject: &str, tasks: &[TaskEvent]) -> Result<Accepted, Error> {
+async fn store(bus: &Bus, subject: &str, tasks: &[Box<TaskEvent>]) -> Result<Accepted, Error> {
     let out = framed(subject.to_owned(), tasks)?;
     accepted(subject, bus.publish(out).await)
 }
 
 /// Stores tasks in messages of their own, which are waited for together; the answers have the order of the tasks.
-pub(super) async fn store_apart(bus: &Bus, subject: &str, tasks: &[TaskEvent]) -> Vec<Result<Accepted, Error>> {
+pub(super) async fn store_apart(bus: &Bus, subject: &str, tasks: &[Box<TaskEvent>]) -> Vec<Result<Accepted, Error>> {
     let framed = tasks.iter().map(|task| framed(subject.to_owned(), std::slice::from_ref(task)));
     let (mut outs, mut answers) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
     for framed in framed {

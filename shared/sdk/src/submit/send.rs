@@ -88,14 +88,14 @@ async fn store(client: &Client, ready: Ready) -> Result<Accepted, Error> {
 }
 
 /// The message of tasks that go to the same place.
-pub(super) fn framed(subject: String, tasks: &[TaskEvent]) -> Result<Outgoing, jetlane_bus::Error> {
-    let body = frame::encode_bundle(tasks)
+pub(super) fn framed(subject: String, tasks: &[Box<TaskEvent>]) -> Result<Outgoing, jetlane_bus::Error> {
+    let body = frame::encode_bundle(tasks.iter().map(|task| &**task))
         .map_err(|source| jetlane_bus::Error::Frame { subject: subject.clone(), source: source.into() })?;
     Ok(Outgoing {
         subject,
         headers: Headers::new(),
         body: body.into(),
-        message_id: Some(frame::bundle_message_id("task", tasks.iter())),
+        message_id: Some(frame::bundle_message_id("task", tasks.iter().map(|task| &**task))),
         expect: Expect::Anything,
     })
 }
