@@ -1,6 +1,7 @@
 //! The commands against a real nats-server.
 
 mod basics;
+mod bench;
 mod place;
 mod queues;
 mod record;
