@@ -77,8 +77,11 @@ impl Block {
         let Some(first) = self.first else { return map };
         if !*TAKES_LINES {
             one_by_one(&mut map, first, &self.text);
-        } else if let Ok(value) = value_of(self.text) {
-            map.insert(first, value);
+            return map;
+        }
+        match value_of(self.text) {
+            Ok(value) => map.insert(first, value),
+            Err(error) => tracing::error!(%error, "The client library refuses headers; the message goes without."),
         }
         map
     }

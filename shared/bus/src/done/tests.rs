@@ -125,3 +125,18 @@ async fn completions_of_a_server_that_dies_meanwhile_are_stored_once() {
     assert!(completed.iter().all(|completed| matches!(completed, Ok(Completed::Won))), "{completed:?}");
     each_once(&bus).await;
 }
+
+#[tokio::test]
+async fn each_completion_that_goes_with_others_keeps_its_body_whatever_their_lengths() {
+    let (_server, bus) = place().await;
+    let mut completions = completions(Outcome::Succeeded);
+    let lengths = [0, 1, SMALL_MAX, SMALL_MAX + 1, 7, 3 * SMALL_MAX, 0, 2];
+    for (place, completion) in completions.iter_mut().enumerate() {
+        completion.body = vec![place as u8; lengths[place % lengths.len()]];
+    }
+    assert!(bus.complete_all(&completions).await.iter().all(|completed| matches!(completed, Ok(Completed::Won))));
+    for completion in &completions {
+        let stored = bus.read_done(&completion.task_type, &completion.id).await.expect("read").expect("there");
+        assert_eq!((&stored.body, &stored.token), (&completion.body, &completion.token), "{}", completion.id);
+    }
+}
