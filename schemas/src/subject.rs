@@ -96,12 +96,12 @@ pub fn bundle(queue: &QueueName, priority: Priority, fit: &Fit) -> String {
 
 /// The one terminal record of a task: `jetlane.done.<type>.<id>`.
 pub fn done(task_type: &TaskType, id: &TaskId) -> String {
-    let mut subject = String::with_capacity(14 + task_type.as_str().len() + id.as_str().len());
+    let mut subject = String::new();
     write_done(&mut subject, task_type, id);
     subject
 }
 
-/// Appends the same to a text.
+/// Appends the same to a text: for those who make many.
 pub fn write_done(text: &mut String, task_type: &TaskType, id: &TaskId) {
     text.extend(["jetlane.done.", task_type.as_str(), ".", id.as_str()]);
 }

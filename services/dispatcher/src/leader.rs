@@ -8,7 +8,8 @@
 //! - `intake`: messages of flows become held tasks; `flows`: the consumers that bring them;
 //!   `sources`: the messages that are held, and the acks that they owe
 //! - `output`: decisions carried out, and their outcomes; `bundles`: dispatches that share messages
-//! - `clients`: plain lanes, and the executors' credit; `runs`: what was dispatched until its end is told
+//! - `clients`: plain lanes, and the executors' credit; `answers`: what plain clients answer;
+//!   `runs`: what was dispatched until its end is told
 //! - `estimates`: what is learned of run times; `needs`: fits, and what nobody fits
 //! - `tenants`: who stands where in line; `questions`: why a task waits, and when one would start
 //! - `upkeep`: signs of life, counts, shares

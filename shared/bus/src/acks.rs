@@ -3,6 +3,7 @@
 
 use crate::connection::ANSWER_TIMEOUT;
 use crate::ingest::{self, Word};
+use crate::subjects::Subjects;
 use async_nats::{Client, HeaderMap, StatusCode, Subject};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -174,33 +175,6 @@ fn replies(begin: &str, count: usize, end: impl Fn(&mut String, usize)) -> Vec<S
         });
     }
     replies.done()
-}
-
-/// Subjects as parts of one text: the library keeps a copy of each, and to one that has a text of its own
-/// the means to share it have to be made first.
-#[derive(Debug)]
-pub(crate) struct Subjects {
-    text: String,
-    ends: Vec<usize>,
-}
-
-impl Subjects {
-    /// Of so many, most of them of so many bytes.
-    pub(crate) fn with_capacity(count: usize, bytes: usize) -> Self {
-        Self { text: String::with_capacity(count * bytes), ends: Vec::with_capacity(count) }
-    }
-
-    /// Adds one, by writing it at the end.
-    pub(crate) fn add(&mut self, write: impl FnOnce(&mut String)) {
-        write(&mut self.text);
-        self.ends.push(self.text.len());
-    }
-
-    pub(crate) fn done(self) -> Vec<Subject> {
-        let (text, mut from) = (Bytes::from(self.text), 0);
-        let part = |to| Subject::from_utf8(text.slice(std::mem::replace(&mut from, to)..to));
-        self.ends.into_iter().map(part).map(|subject| subject.expect("whole strings were added")).collect()
-    }
 }
 
 impl Acks {

@@ -1,12 +1,13 @@
 //! The one completion of a task, arbitrated by the server: the first that is stored wins, whichever
 //! run made it (design, decision 6).
 
-use crate::acks::{Answer, Sending, Subjects};
+use crate::acks::{Answer, Sending};
 use crate::block::Block;
 use crate::clock;
 use crate::connection::{Bus, headers_from};
 use crate::error::Error;
 use crate::publish::{Expect, Outgoing, Published};
+use crate::subjects::Subjects;
 use crate::topology::takes_one_a_subject;
 use async_nats::HeaderMap;
 use async_nats::jetstream::stream::DirectGetErrorKind;

@@ -4,7 +4,7 @@
 //! - [`Bus`]: one connection, and what it tells of itself
 //! - [`topology`]: streams and buckets as data, ensured at start, drift reported
 //! - [`publish`]: publish and wait for the ack, the same bytes under the same id until it is known; `acks`: acks
-//!   heard, `ingest`: one for many, `block`: headers as they go
+//!   heard, `ingest`: one for many, `block` and `subjects`: headers and subjects as they go
 //! - [`pull`]: pulls by free room, and what they bring; `ack`: how it is answered, `settling`: acks that go with
 //!   the next publish
 //! - [`flows`]: the consumers of intake and lanes; taking over from an old leader
@@ -38,6 +38,7 @@ pub mod publish;
 pub mod pull;
 pub mod schedule;
 mod settling;
+mod subjects;
 pub mod topology;
 pub mod trace;
 pub mod unreadable;

@@ -61,6 +61,11 @@ impl Answers {
         }
     }
 
+    /// Nothing is on its way any more: what came early and is still here is of no message of this leader.
+    pub(super) fn all_known(&mut self) {
+        self.early.clear();
+    }
+
     /// Nothing lies in a lane. What was sent there is forgotten at the second such count: until then its
     /// answer may be on its way, and a refusal that is missed would be the end of its task.
     pub(super) fn counted_empty(&mut self, lane: &Lane) {

@@ -256,6 +256,9 @@ impl Leader {
                 self.not_in_lane(&parcel, FAULT_REST, &error.to_string());
             }
         }
+        if self.on_the_way == 0 {
+            self.clients.answers.all_known();
+        }
     }
 
     fn not_in_lane(&mut self, parcel: &Parcel, rest: Micros, reason: &str) {

@@ -1,5 +1,5 @@
-//! Who takes tasks: executors that announce credit, and clients in any language whose pulls and
-//! answers are overheard.
+//! Who takes tasks: executors that announce credit, and clients in any language, which are overheard:
+//! their pulls here, their answers in `answers`.
 
 use super::Leader;
 use super::answers::Answers;
