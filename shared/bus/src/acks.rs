@@ -3,7 +3,7 @@
 
 use crate::connection::ANSWER_TIMEOUT;
 use crate::ingest::{self, Word};
-use crate::subjects::Subjects;
+use crate::subjects;
 use async_nats::{Client, HeaderMap, StatusCode, Subject};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -29,9 +29,6 @@ pub(crate) enum Answer {
     /// Nothing, in time or before the connection was lost: it may be stored.
     Unknown,
 }
-
-/// What most reply subjects end with, in bytes.
-const REPLY_END_BYTES: usize = 16;
 
 /// A publish on its way.
 #[derive(Debug)]
@@ -147,7 +144,7 @@ impl Acks {
         let (told, answers) = oneshot::channel();
         let first = lock(&self.waiting).begin(count, told);
         let _forgotten = Forget { waiting: &self.waiting, first };
-        let replies = replies(&begin(first), count, |reply, place| end(reply, first, place));
+        let replies = subjects::replies(&begin(first), count, |reply, place| end(reply, first, place));
         for (sending, reply) in all.into_iter().zip(replies) {
             let Sending { subject, headers, body } = sending;
             if headers.is_empty() {
@@ -163,18 +160,6 @@ impl Acks {
             Err(_) => Ok(lock(&self.waiting).end(first).unwrap_or_else(|| vec![Answer::Unknown; count])),
         }
     }
-}
-
-/// The reply subjects of so many publishes, which begin alike.
-fn replies(begin: &str, count: usize, end: impl Fn(&mut String, usize)) -> Vec<Subject> {
-    let mut replies = Subjects::with_capacity(count, begin.len() + REPLY_END_BYTES);
-    for place in 0..count {
-        replies.add(|text| {
-            text.push_str(begin);
-            end(text, place);
-        });
-    }
-    replies.done()
 }
 
 impl Acks {

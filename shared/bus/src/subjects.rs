@@ -3,6 +3,9 @@
 use async_nats::Subject;
 use bytes::Bytes;
 
+/// What most reply subjects end with, in bytes.
+const REPLY_END_BYTES: usize = 16;
+
 /// Subjects as parts of one text: the library keeps a copy of each, and to one that has a text of its own
 /// the means to share it have to be made first.
 #[derive(Debug)]
@@ -29,6 +32,18 @@ impl Subjects {
         let part = |to| Subject::from_utf8(text.slice(std::mem::replace(&mut from, to)..to));
         self.ends.into_iter().map(part).map(|subject| subject.expect("whole strings were added")).collect()
     }
+}
+
+/// The reply subjects of so many publishes, which begin alike.
+pub(crate) fn replies(begin: &str, count: usize, end: impl Fn(&mut String, usize)) -> Vec<Subject> {
+    let mut replies = Subjects::with_capacity(count, begin.len() + REPLY_END_BYTES);
+    for place in 0..count {
+        replies.add(|text| {
+            text.push_str(begin);
+            end(text, place);
+        });
+    }
+    replies.done()
 }
 
 #[cfg(test)]
