@@ -78,42 +78,6 @@ impl Source {
     pub fn code_lines(&self) -> impl Iterator<Item = (usize, &str)> {
         self.product_lines().filter(|(_, line)| !line.trim_start().starts_with("//"))
     }
-
-    /// The functions before the file's own test module: name and length in lines.
-    pub fn functions(&self) -> Vec<(String, usize)> {
-        let lines: Vec<&str> = self.product_lines().map(|(_, line)| line).collect();
-        let mut found = Vec::new();
-        for (start, line) in lines.iter().enumerate() {
-            let Some(name) = function_name(line) else { continue };
-            let indent = &line[..line.len() - line.trim_start().len()];
-            found.push((name.to_owned(), function_length(&lines[start..], indent)));
-        }
-        found
-    }
-}
-
-/// The name of the function that starts in this line.
-fn function_name(line: &str) -> Option<&str> {
-    let mut rest = line.trim_start();
-    for word in ["pub ", "pub(crate) ", "pub(super) ", "default ", "const ", "async ", "unsafe ", "extern \"C\" "] {
-        rest = rest.strip_prefix(word).unwrap_or(rest);
-    }
-    let name = rest.strip_prefix("fn ")?;
-    let end = name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.len());
-    (end > 0).then(|| &name[..end])
-}
-
-/// How many lines the function takes that starts in the first line: rustfmt puts its closing brace
-/// under its first letter.
-fn function_length(lines: &[&str], indent: &str) -> usize {
-    if lines[0].ends_with(['}', ';']) {
-        return 1;
-    }
-    let ends = |line: &&str| {
-        let Some(rest) = line.strip_prefix(indent) else { return false };
-        rest == "}" || (rest.ends_with(';') && (rest.starts_with(')') || rest.starts_with("where")))
-    };
-    lines.iter().position(ends).map_or(lines.len(), |at| at + 1)
 }
 
 #[cfg(test)]
@@ -122,14 +86,6 @@ mod tests {
 
     fn source(path: &str, text: &str) -> Source {
         Source { path: path.into(), text: text.into() }
-    }
-
-    #[test]
-    fn a_function_is_measured_to_its_closing_brace() {
-        let text = "trait T {\n    fn a(\n        b: u8,\n    );\n}\n\npub(crate) const fn c() -> u8 {\n    if true {\n        \
-                    1\n    } else {\n        2\n    }\n}\nfn d() {}\n";
-        let measured = source("a.rs", text).functions();
-        assert_eq!(measured, [("a".into(), 3), ("c".into(), 7), ("d".into(), 1)]);
     }
 
     #[test]

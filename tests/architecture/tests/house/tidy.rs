@@ -1,15 +1,7 @@
-//! Tidiness that a reader relies on: what a room is for, how long it is, and what may not stand in it.
+//! Tidiness that a reader relies on: what a module is for, and what may not stand in it.
 
 use crate::none;
-use jetlane_architecture::{Source, root, sources};
-use std::collections::BTreeMap;
-
-/// The most lines of a file, its own test module left out.
-const FILE_LINES_MAX: usize = 400;
-/// The most lines of a function, from its first to its closing brace.
-const FUNCTION_LINES_MAX: usize = 70;
-/// Where longer ones stand, each with the length that it may not exceed.
-const EXCEPTIONS: &str = "tests/architecture/exceptions.txt";
+use jetlane_architecture::{Source, sources};
 
 /// Names of rooms that say nothing of what is in them.
 const EMPTY_NAMES: &[&str] = &["utils", "util", "common", "helpers", "helper", "misc", "manager", "types", "models"];
@@ -27,59 +19,6 @@ fn the_first_line_of_a_file_says_what_the_room_is_for() {
         source.text.lines().next().is_none_or(|line| !line.starts_with("//! ") || line.len() < "//! A room.".len())
     });
     none("files whose first line is no `//! ...`", &silent.map(|source| source.path).collect::<Vec<_>>());
-}
-
-#[test]
-fn files_and_functions_fit_on_a_page() {
-    let mut found = BTreeMap::new();
-    for source in products() {
-        let lines = source.product_lines().count();
-        if lines > FILE_LINES_MAX {
-            found.insert(source.path.clone(), lines);
-        }
-        for (name, lines) in source.functions().into_iter().filter(|(_, lines)| *lines > FUNCTION_LINES_MAX) {
-            found.insert(format!("{}::{name}", source.path), lines);
-        }
-    }
-    let text = std::fs::read_to_string(root().join(EXCEPTIONS)).expect("the list of exceptions is there");
-    none("too long, or an exception that is no longer one", &ratchet(&found, &parse(&text)));
-}
-
-/// The exceptions: a path, or a path and a function, and a number of lines.
-fn parse(text: &str) -> BTreeMap<String, usize> {
-    let rows = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    rows.map(|row| {
-        let (what, lines) = row.rsplit_once(' ').expect("a row is `path[::function] lines`");
-        (what.to_owned(), lines.parse().expect("a row ends with a number of lines"))
-    })
-    .collect()
-}
-
-/// What is longer than it may be, and what the list allows although it is shorter by now: the list only shrinks.
-fn ratchet(found: &BTreeMap<String, usize>, allowed: &BTreeMap<String, usize>) -> Vec<String> {
-    let longer = found.iter().filter_map(|(what, lines)| match allowed.get(what) {
-        None => Some(format!("{what} has {lines} lines")),
-        Some(most) if lines > most => Some(format!("{what} has grown from {most} to {lines} lines")),
-        Some(_) => None,
-    });
-    let shorter = allowed.iter().filter_map(|(what, most)| match found.get(what) {
-        None => Some(format!("{what} fits by now: take it out of {EXCEPTIONS}")),
-        Some(lines) if lines < most => {
-            Some(format!("{what} has {lines} lines by now: lower its {most} in {EXCEPTIONS}"))
-        }
-        Some(_) => None,
-    });
-    longer.chain(shorter).collect()
-}
-
-#[test]
-fn the_list_of_exceptions_only_shrinks() {
-    let rows = |text: &str| parse(text);
-    assert!(ratchet(&rows("a.rs 410"), &rows("# none yet")).len() == 1);
-    assert!(ratchet(&rows("a.rs 411"), &rows("a.rs 410")).len() == 1);
-    assert!(ratchet(&rows("a.rs 409"), &rows("a.rs 410")).len() == 1);
-    assert!(ratchet(&rows(""), &rows("a.rs::f 80")).len() == 1);
-    assert!(ratchet(&rows("a.rs::f 80"), &rows("a.rs::f 80")).is_empty());
 }
 
 #[test]
