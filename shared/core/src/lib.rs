@@ -14,6 +14,7 @@
 //! - [`duplicates`]: the same run of a task, arriving twice
 //! - [`shards`]: which tenant stands where
 //! - [`retry`]: what follows from a handler's answer
+//! - [`run`]: what an executor does with a delivered run
 
 pub mod bundle;
 pub mod credit;
@@ -26,6 +27,7 @@ pub mod plain;
 pub mod policy;
 pub mod queue;
 pub mod retry;
+pub mod run;
 pub mod shards;
 pub mod window;
 

@@ -18,6 +18,7 @@ use crate::task::{Kind, TaskError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jetlane_bus::{Bus, clock, trace};
+use jetlane_core::run::{self, Begin, Evidence, Mark, OUTAGE_MAX, Suspicion, Verdict, judge};
 use jetlane_schemas::frame::RunEnd;
 use jetlane_schemas::{Completion, Failure, Micros, Outcome, QueueName, RunToken, TaskType, TypeEntry};
 use std::collections::BTreeMap;
@@ -64,7 +65,10 @@ struct Run<'a> {
 /// What is known of a run when it begins.
 #[derive(Debug, Clone, Copy)]
 struct Facts {
+    /// The attempt that counts against the retries.
     attempt: u32,
+    /// Runs that may have ended with their executors.
+    crashes: u32,
     retries: u32,
     token: RunToken,
     started_at: Micros,
@@ -122,17 +126,22 @@ async fn settle(desk: &Desk, job: &Job, ran: &mut Ran) -> Result<(), jetlane_bus
         return Box::pin(next_run::store(desk, job, next)).await;
     };
     // What most runs do not come to is not on their way: a future is as large as its largest part.
-    let late = if job.is_suspect() { Box::pin(suspicion(desk, job)).await? } else { Suspicion::Run { late: false } };
-    let Suspicion::Run { late } = late else { return Ok(()) };
+    let late = if job.is_suspect() { Box::pin(look_up(desk, job)).await? } else { LookedUp::Open { late: false } };
+    let LookedUp::Open { late } = late else { return Ok(()) };
     // Here and not before: a task waits for its slot, and then for what is looked up.
     if !job.parcel.lease.holds() {
         tracing::debug!(task_id = %task.id, "The lease of this run was over before it began; it runs elsewhere.");
         return Ok(());
     }
-    let run = Run { desk, job, serving, facts: Facts::of(job, serving, late) };
-    if let Some((outcome, failure)) = run.never_begins() {
-        return Box::pin(run.end(outcome, failure)).await;
-    }
+    let (now, delivered) = (clock::now(), delivered(job, serving));
+    let begin = match judge(&delivered, &evidence(&delivered), now) {
+        Verdict::Begin(begin) => begin,
+        other => {
+            let facts = Facts::never(task.attempts, delivered.retries, now, late);
+            return Box::pin(Run { desk, job, serving, facts }.never_begin(other)).await;
+        }
+    };
+    let run = Run { desk, job, serving, facts: Facts::of(begin, delivered.retries, now, late) };
     let begun = run.begin();
     if job.is_suspect() {
         Box::pin(run.find_place(&begun.ctx)).await;
@@ -141,58 +150,95 @@ async fn settle(desk: &Desk, job: &Job, ran: &mut Ran) -> Result<(), jetlane_bus
 }
 
 impl Facts {
-    fn of(job: &Job, serving: &Serving, late: bool) -> Self {
-        let delivered = u32::try_from(job.parcel.delivered).unwrap_or(u32::MAX);
-        Self {
-            attempt: job.task.attempts.saturating_add(delivered),
-            retries: job.task.retries.unwrap_or(serving.entry.retries),
-            token: RunToken::draw(),
-            started_at: clock::now(),
-            late,
-        }
+    fn of(begin: Begin, retries: u32, started_at: Micros, late: bool) -> Self {
+        let Begin { attempt, crashes, .. } = begin;
+        Self { attempt, crashes, retries, token: RunToken::draw(), started_at, late }
+    }
+
+    /// What is known of a run that does not begin.
+    fn never(attempt: u32, retries: u32, started_at: Micros, late: bool) -> Self {
+        Self { attempt, crashes: 0, retries, token: RunToken::draw(), started_at, late }
+    }
+
+    /// The number of the attempt as people read it.
+    fn number(&self) -> u32 {
+        self.attempt.saturating_add(self.crashes)
+    }
+
+    /// The most attempts there may be, by the same count.
+    fn number_max(&self) -> u32 {
+        self.retries.saturating_add(1).saturating_add(self.crashes)
     }
 }
 
-enum Suspicion {
+/// A run as it was delivered.
+fn delivered(job: &Job, serving: &Serving) -> run::Run {
+    let task = &job.task;
+    run::Run {
+        run: task.run,
+        attempts: task.attempts,
+        retries: task.retries.unwrap_or(serving.entry.retries),
+        yields: task.yields,
+        deadline: task.deadline,
+        delivered: job.parcel.delivered,
+        suspicion: if job.is_suspect() { Suspicion::Suspect } else { Suspicion::None },
+    }
+}
+
+/// What DONE says of a task that may have run.
+enum LookedUp {
     /// It has completed: there is nothing to do.
     Settled,
-    /// It is to run.
-    Run { late: bool },
+    /// It has no completion.
+    Open { late: bool },
+}
+
+/// What speaks for and against a run.
+fn evidence(delivered: &run::Run) -> Evidence {
+    // Every delivery so far ended with its executor.
+    let begun = u32::try_from(delivered.delivered.saturating_sub(1)).unwrap_or(u32::MAX);
+    let mark = (begun > 0).then_some(Mark { run: delivered.run, begun });
+    Evidence { mark, waited: OUTAGE_MAX, ..Evidence::NONE }
 }
 
 /// A task that may have run already is looked up before it runs (design, decision 7).
-async fn suspicion(desk: &Desk, job: &Job) -> Result<Suspicion, jetlane_bus::Error> {
+async fn look_up(desk: &Desk, job: &Job) -> Result<LookedUp, jetlane_bus::Error> {
     let task = &job.task;
     if let Some(done) = desk.bus.read_done(&task.task_type, &task.id).await? {
         unbundle::finish(&desk.bus, task, &done).await?;
         tracing::debug!(task_id = %task.id, outcome = %done.outcome, "The task had completed; this delivery changes nothing.");
-        return Ok(Suspicion::Settled);
+        return Ok(LookedUp::Settled);
     }
     let horizon = desk.bus.done_horizon().await?;
-    Ok(Suspicion::Run { late: horizon.is_some_and(|oldest| task.submitted_at < oldest) && task.suspect })
+    Ok(LookedUp::Open { late: horizon.is_some_and(|oldest| task.submitted_at < oldest) && task.suspect })
 }
 
 impl Run<'_> {
-    /// Why the handler is not to run at all.
-    fn never_begins(&self) -> Option<(Outcome, Failure)> {
-        let (task, facts) = (&self.job.task, &self.facts);
-        // One that yielded had started.
-        let is_first = facts.attempt == 1 && task.yields == 0;
-        if is_first && task.deadline.is_some_and(|deadline| facts.started_at > deadline) {
-            return Some((Outcome::Expired, Failure::new("deadline", "had not started by its deadline")));
+    /// Ends a task whose handler is not to begin.
+    async fn never_begin(mut self, verdict: Verdict) -> Result<(), jetlane_bus::Error> {
+        match verdict {
+            Verdict::Expired => {
+                self.facts.attempt += 1;
+                self.end(Outcome::Expired, Failure::new("deadline", "had not started by its deadline")).await
+            }
+            Verdict::Crashed { runs } => {
+                self.facts.crashes = runs;
+                let died = format!("its executor died in each of {runs} runs");
+                self.end(Outcome::Failed, Failure::new("crashed", died)).await
+            }
+            Verdict::Begin(_)
+            | Verdict::Completed
+            | Verdict::Cancelled
+            | Verdict::Superseded
+            | Verdict::LeaveToOwner
+            | Verdict::WaitForOwner => Ok(()),
         }
-        if facts.attempt > facts.retries.saturating_add(1) {
-            // Every delivery so far ended with its executor.
-            let died = format!("its executor died in each of {} attempts", facts.attempt - 1);
-            return Some((Outcome::Failed, Failure::new("crashed", died)));
-        }
-        None
     }
 
     /// Sets the handler to work, with its panics caught.
     fn begin(&self) -> Begun {
-        let ctx = Ctx::new(self.desk, self.job, self.facts.attempt, self.facts.retries.saturating_add(1));
-        let span = spans::process(&self.job.task, self.facts.attempt, self.facts.started_at);
+        let ctx = Ctx::new(self.desk, self.job, self.facts.number(), self.facts.number_max());
+        let span = spans::process(&self.job.task, self.facts.number(), self.facts.started_at);
         let request = TaskRequest { task: Arc::clone(&self.job.task), ctx: ctx.clone() };
         let mut service = self.serving.service.clone();
         let work = AssertUnwindSafe(async move { service.ready().await?.call(request).await }).catch_unwind();
@@ -268,7 +314,7 @@ impl Run<'_> {
         let now = clock::now();
         let waited_from = task.due_at.unwrap_or(task.submitted_at);
         let mut completion = Completion::of(task, outcome, now);
-        completion.attempt = self.facts.attempt;
+        completion.attempt = self.facts.number();
         completion.token = Some(self.facts.token);
         completion.wait_ms = self.facts.started_at.ms_since(waited_from);
         completion.run_ms = now.ms_since(self.facts.started_at);

@@ -11,6 +11,7 @@ use super::telling::Ran;
 use super::unbundle;
 use super::waiting::Waiting;
 use futures::future::join_all;
+use jetlane_core::run::{Arrived, Custody, Freshness, Reception, receive};
 use jetlane_schemas::frame;
 use std::sync::Arc;
 use std::time::Duration;
@@ -149,7 +150,13 @@ impl Counter {
                 return (Vec::new(), admitted);
             }
         };
-        if tasks.len() > 1 && delivery.facts.delivered > 1 {
+        let arrived = Arrived {
+            delivered: delivery.facts.delivered,
+            tasks: tasks.len(),
+            freshness: Freshness::Fresh,
+            custody: Custody::New,
+        };
+        if receive(arrived) == Reception::TakeApart {
             let admitted = ledger.open(&tally, 0);
             let desk = Arc::clone(&self.desk);
             self.unbundling.spawn(async move { unbundle::unbundle(&desk, &delivery, &tally, tasks).await });

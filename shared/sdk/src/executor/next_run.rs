@@ -20,13 +20,11 @@ pub(crate) struct Next {
 }
 
 impl Next {
-    /// One that goes on as this one began, with no attempt spent but those of deliveries that ended
-    /// with their executors.
+    /// Goes on as this run began, with no attempt spent.
     pub(crate) fn of(job: &Job) -> Self {
-        let spent = u32::try_from(job.parcel.delivered.saturating_sub(1)).unwrap_or(u32::MAX);
         Self {
             delay: Duration::ZERO,
-            attempts: job.task.attempts.saturating_add(spent),
+            attempts: job.task.attempts,
             yields: job.task.yields,
             checkpoint: job.task.checkpoint.clone(),
             remaining_us: job.task.remaining_us,

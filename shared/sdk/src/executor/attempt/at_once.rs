@@ -2,10 +2,11 @@
 //! completions of several are stored together.
 
 use super::ending::complete_span;
-use super::{Answered, Begun, Desk, Facts, Job, Run, settled_by};
+use super::{Answered, Begun, Desk, Facts, Job, Run, delivered, settled_by};
 use crate::executor::telling::Ran;
 use jetlane_bus::done::Completed;
-use jetlane_bus::trace;
+use jetlane_bus::{clock, trace};
+use jetlane_core::run::{Begin, Evidence, Marking, Verdict, judge};
 use jetlane_schemas::frame::RunEnd;
 use jetlane_schemas::{Completion, Outcome};
 use std::task::Poll;
@@ -59,10 +60,11 @@ pub(crate) async fn look(desk: &Desk, job: Job, ended: &mut Ended) -> Look {
     if !job.parcel.lease.holds() {
         return Look::NotBegun(job);
     }
-    let run = Run { desk, job: &job, serving, facts: Facts::of(&job, serving, false) };
-    if run.never_begins().is_some() {
+    let (now, delivered) = (clock::now(), delivered(&job, serving));
+    let Verdict::Begin(begin @ Begin { marking: Marking::None, .. }) = judge(&delivered, &Evidence::NONE, now) else {
         return Look::NotBegun(job);
-    }
+    };
+    let run = Run { desk, job: &job, serving, facts: Facts::of(begin, delivered.retries, now, false) };
     let mut begun = run.begin();
     let answered = std::future::poll_fn(|cx| {
         let _entered = begun.span.enter();

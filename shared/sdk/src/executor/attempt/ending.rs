@@ -68,7 +68,7 @@ impl Run<'_> {
             tracing::debug!(%task_id, run = self.job.task.run, remaining = ?left_off.remaining, "The task yields.");
             next.one_more_yield()
         } else {
-            tracing::info!(%task_id, attempt = self.facts.attempt, delay_ms = delay.as_millis() as u64, %error, "Attempt failed; it is retried.");
+            tracing::info!(%task_id, attempt = self.facts.number(), delay_ms = delay.as_millis() as u64, %error, "Attempt failed; it is retried.");
             next
         };
         next_run::store(self.desk, self.job, next).await
@@ -116,7 +116,7 @@ impl Run<'_> {
 
     /// A failed completion that won gets its dead letter.
     async fn bury(&self, why: &Completion) -> Result<(), jetlane_bus::Error> {
-        let (id, attempt) = (&self.job.task.id, self.facts.attempt);
+        let (id, attempt) = (&self.job.task.id, self.facts.number());
         tracing::warn!(task_id = %id, attempt, failure = %why.failure().unwrap_or_default(), "Task failed.");
         let mut dead = TaskEvent::clone(&self.job.task);
         dead.attempts = attempt;
