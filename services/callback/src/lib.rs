@@ -9,6 +9,7 @@
 //! - [`endpoint`], [`signature`], [`rules`]: pure: where webhooks go, how they are signed, what follows
 //! - `body`, `parcel`, `deliver`: what is sent, how it waits, one delivery
 //! - `serve`: the two consumers
+//! - `readiness`: what the service reports of itself to health probes
 //!
 //! Deliberately absent: exactly once. A receiver knows a repeated callback by its constant id.
 
@@ -16,6 +17,7 @@ mod body;
 mod deliver;
 pub mod endpoint;
 mod parcel;
+mod readiness;
 pub mod rules;
 mod serve;
 pub mod signature;
@@ -26,6 +28,7 @@ pub use serve::{Error, serve};
 
 use jetlane::{Client, Connect, WhenAbsent};
 use jetlane_service::frame::{Frame, Service};
+use readiness::Readiness;
 use std::sync::Arc;
 
 /// Who this process is.
@@ -36,6 +39,7 @@ pub const SERVICE: Service = Service { name: "callback", version: env!("CARGO_PK
 /// # Errors
 /// [`Error`].
 pub async fn run(frame: Frame, settings: Settings) -> Result<(), Error> {
+    let readiness = Readiness::new(frame.health.clone());
     let endpoints = Endpoints::new(&settings).map_err(Error::Configure)?;
     let connect = Connect {
         url: frame.nats.url.clone(),
@@ -48,5 +52,5 @@ pub async fn run(frame: Frame, settings: Settings) -> Result<(), Error> {
         client = Client::connect_with(&connect) => client.map_err(|error| Error::Connect(Box::new(error)))?,
         () = frame.drain.cancelled() => return Ok(()),
     };
-    serve(client, endpoints, Arc::new(Counts::default()), frame.health, frame.drain).await
+    serve::report(client, endpoints, Arc::new(Counts::default()), readiness, frame.drain).await
 }

@@ -4,6 +4,7 @@
 use crate::deliver::{Counts, Post};
 use crate::endpoint::Endpoints;
 use crate::parcel::Parcel;
+use crate::readiness::Readiness;
 use futures::future::join_all;
 use jetlane::Client;
 use jetlane_bus::flows::{Durable, From};
@@ -16,7 +17,7 @@ use jetlane_schemas::subject::{
 use jetlane_schemas::{Completion, TaskType, header};
 use jetlane_service::egress;
 use jetlane_service::frame::one_line;
-use jetlane_service::health::Health;
+use jetlane_service::health::{BEAT_EVERY, Condition, Health, Heartbeat};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,18 +82,42 @@ pub async fn serve(
     health: Health,
     drain: CancellationToken,
 ) -> Result<(), Error> {
+    report(client, endpoints, counts, Readiness::new(health), drain).await
+}
+
+/// Delivers callbacks, and reports on the broker meanwhile.
+pub(crate) async fn report(
+    client: Client,
+    endpoints: Endpoints,
+    counts: Arc<Counts>,
+    readiness: Readiness,
+    drain: CancellationToken,
+) -> Result<(), Error> {
+    let (bus, readiness) = (client.bus().clone(), Arc::new(readiness));
+    tokio::select! {
+        ended = deliver_all(client, endpoints, counts, readiness.clone(), drain) => ended,
+        never = readiness.watch(&bus) => match never {},
+    }
+}
+
+async fn deliver_all(
+    client: Client,
+    endpoints: Endpoints,
+    counts: Arc<Counts>,
+    readiness: Arc<Readiness>,
+    drain: CancellationToken,
+) -> Result<(), Error> {
     let post = Arc::new(Post::new(client, endpoints, counts.clone()).map_err(Error::Prepare)?);
     let ready = async {
-        let due = Reader::open(post.clone(), Source::Due).await?;
+        let due = Reader::open(post.clone(), Source::Due, &readiness).await?;
         Ok::<_, Error>((due, watch(post.client().bus()).await))
     };
     let (due, plain) = tokio::select! {
         readers = ready => readers?,
         () = drain.cancelled() => return Ok(()),
     };
-    health.ready();
     info!("Delivering callbacks.");
-    let ended = tokio::try_join!(due.read(&drain), follow(&post, plain, &drain));
+    let ended = tokio::try_join!(due.read(&drain), follow(&post, plain, &readiness, &drain));
     // What was acked or handed back last may still be on its way.
     if let Err(error) = post.client().bus().flush().await {
         debug!(%error, "The last answers may not have been sent.");
@@ -119,7 +144,12 @@ async fn watch(bus: &Bus) -> Watch {
 }
 
 /// Reads the completions of each type that clients without an SDK serve, from when it is heard of.
-async fn follow(post: &Arc<Post>, mut plain: Watch, drain: &CancellationToken) -> Result<(), Error> {
+async fn follow(
+    post: &Arc<Post>,
+    mut plain: Watch,
+    readiness: &Arc<Readiness>,
+    drain: &CancellationToken,
+) -> Result<(), Error> {
     let mut known = BTreeSet::new();
     let mut readers = JoinSet::new();
     loop {
@@ -133,7 +163,7 @@ async fn follow(post: &Arc<Post>, mut plain: Watch, drain: &CancellationToken) -
                 Some(Watched::Change(change)) => {
                     let Some(task_type) = parse_registry_plain(&change.key) else { continue };
                     if known.insert(task_type.clone()) {
-                        readers.spawn(read_type(post.clone(), task_type, drain.clone()));
+                        readers.spawn(read_type(post.clone(), task_type, readiness.clone(), drain.clone()));
                     }
                 }
                 Some(Watched::UpToDate) => {}
@@ -150,8 +180,17 @@ async fn follow(post: &Arc<Post>, mut plain: Watch, drain: &CancellationToken) -
     Ok(())
 }
 
-async fn read_type(post: Arc<Post>, task_type: TaskType, drain: CancellationToken) -> Result<(), Error> {
-    Reader::open(post, Source::Plain(task_type)).await?.read(&drain).await
+async fn read_type(
+    post: Arc<Post>,
+    task_type: TaskType,
+    readiness: Arc<Readiness>,
+    drain: CancellationToken,
+) -> Result<(), Error> {
+    let reader = tokio::select! {
+        reader = Reader::open(post, Source::Plain(task_type), &readiness) => reader?,
+        () = drain.cancelled() => return Ok(()),
+    };
+    reader.read(&drain).await
 }
 
 /// Where a reader reads.
@@ -193,12 +232,17 @@ struct Reader {
     post: Arc<Post>,
     puller: Puller,
     in_hand: JoinSet<()>,
+    /// Whether the consumer is read.
+    condition: Condition,
+    beat: Heartbeat,
 }
 
 impl Reader {
-    async fn open(post: Arc<Post>, source: Source) -> Result<Self, Error> {
-        let puller = open(post.client().bus(), &source).await?;
-        Ok(Self { source, post, puller, in_hand: JoinSet::new() })
+    async fn open(post: Arc<Post>, source: Source, readiness: &Readiness) -> Result<Self, Error> {
+        let condition = readiness.consumer();
+        let puller = open(post.client().bus(), &source, &condition).await?;
+        let beat = readiness.heartbeat(format!("reader of {}", source.durable().name));
+        Ok(Self { source, post, puller, in_hand: JoinSet::new(), condition, beat })
     }
 
     async fn read(mut self, drain: &CancellationToken) -> Result<(), Error> {
@@ -214,6 +258,7 @@ impl Reader {
     }
 
     async fn read_on(&mut self, drain: &CancellationToken) -> Result<(), Error> {
+        let mut beats = tokio::time::interval(BEAT_EVERY);
         loop {
             let outstanding = self.puller.outstanding();
             let room = HELD_MAX.saturating_sub(self.in_hand.len() + outstanding);
@@ -223,6 +268,7 @@ impl Reader {
             }
             tokio::select! {
                 () = drain.cancelled() => return Ok(()),
+                _ = beats.tick() => self.beat.beat(),
                 Some(_done) = self.in_hand.join_next() => {}
                 pulled = self.puller.next() => match pulled {
                     Pulled::Delivery(delivery) => self.take(delivery).await?,
@@ -231,7 +277,10 @@ impl Reader {
                         debug!(reason, "A pull was refused.");
                         tokio::time::sleep(REFUSED_PAUSE).await;
                     }
-                    Pulled::Gone => self.puller = open(self.post.client().bus(), &self.source).await?,
+                    Pulled::Gone => tokio::select! {
+                        puller = open(self.post.client().bus(), &self.source, &self.condition) => self.puller = puller?,
+                        () = drain.cancelled() => return Ok(()),
+                    },
                     Pulled::Closed => return Err(Error::Closed),
                 },
             }
@@ -268,17 +317,20 @@ impl Reader {
 }
 
 /// Makes the consumer, waiting for its stream where nobody has made it yet.
-async fn open(bus: &Bus, source: &Source) -> Result<Puller, Error> {
+async fn open(bus: &Bus, source: &Source, condition: &Condition) -> Result<Puller, Error> {
     let (stream, durable) = (source.stream(), source.durable());
     let mut told = false;
     while let Err(error) = bus.ensure_durable(stream, &durable).await {
+        condition.fail(format!("the consumer {} cannot be made: {}", durable.name, one_line(&error)));
         if !told {
             info!(stream, error = %one_line(&error), "Waiting for a stream.");
             told = true;
         }
         tokio::time::sleep(STREAM_PAUSE).await;
     }
-    bus.puller(stream, &durable.name).await.map_err(|source| Error::Read { stream, source })
+    let puller = bus.puller(stream, &durable.name).await.map_err(|source| Error::Read { stream, source })?;
+    condition.meet();
+    Ok(puller)
 }
 
 /// Delivers callbacks that came with one message, then acks it: all outcomes are stored by then.

@@ -2,10 +2,12 @@
 
 use crate::error::Error;
 use crate::names::ALL;
+use crate::readiness::Readiness;
 use crate::registry::{Known, Registry};
 use jetlane_bus::Bus;
 use jetlane_schemas::Flow;
 use jetlane_schemas::subject::{DUE_ALL, STREAM_TASKS, STREAM_TIME};
+use jetlane_service::health::Heartbeat;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,16 +26,27 @@ const WARN_EVERY: u32 = 120;
 pub(crate) type Seen = watch::Receiver<Arc<BTreeMap<Flow, u64>>>;
 
 /// Polls for as long as the dispatcher runs.
-pub(crate) fn watch(bus: &Bus, registry: Known, helpers: &mut JoinSet<Result<(), Error>>) -> Seen {
+pub(crate) fn watch(
+    bus: &Bus,
+    registry: Known,
+    readiness: &Readiness,
+    helpers: &mut JoinSet<Result<(), Error>>,
+) -> Seen {
     let (told, seen) = watch::channel(Arc::default());
-    helpers.spawn(poll(bus.clone(), registry, told));
+    helpers.spawn(poll(bus.clone(), registry, told, readiness.heartbeat("discovery")));
     seen
 }
 
-async fn poll(bus: Bus, registry: Known, told: watch::Sender<Arc<BTreeMap<Flow, u64>>>) -> Result<(), Error> {
+async fn poll(
+    bus: Bus,
+    registry: Known,
+    told: watch::Sender<Arc<BTreeMap<Flow, u64>>>,
+    beat: Heartbeat,
+) -> Result<(), Error> {
     let mut unserved = Unserved::default();
     let mut due = BTreeMap::new();
     for poll in 0_u32.. {
+        beat.beat();
         let counted = async {
             if poll.is_multiple_of(DUE_EVERY) {
                 due = bus.subject_counts(STREAM_TIME, DUE_ALL).await?;

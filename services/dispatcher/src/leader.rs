@@ -136,6 +136,7 @@ impl Leader {
     pub(crate) async fn serve(&mut self, drain: &CancellationToken) -> Result<(), Error> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let beat = self.world.readiness.heartbeat(format!("leader of the queue {}", self.queue));
         loop {
             self.decide();
             self.acknowledge().await?;
@@ -143,7 +144,12 @@ impl Leader {
             match self.wait(&mut tick, wake_at, drain).await {
                 Woken::Drain => return self.drain().await,
                 Woken::Closed => return Err(Error::Closed),
-                woken => self.take(woken).await?,
+                woken => {
+                    if matches!(woken, Woken::Tick) {
+                        beat.beat();
+                    }
+                    self.take(woken).await?;
+                }
             }
         }
     }

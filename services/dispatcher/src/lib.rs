@@ -9,6 +9,7 @@
 //! - `carry`: what a decision stores; `plain`: tasks as messages for clients in any language
 //! - `door`: the connection that the open door is read by, and what costs it
 //! - `sweeper`: ends what the server gave up
+//! - `readiness`: what it reports of itself to health probes
 //!
 //! Deliberately absent: the order of dispatch and the count of credit, which are the core's; and any
 //! clock that a task would wait for, which is the broker's.
@@ -24,6 +25,7 @@ mod leader;
 mod names;
 mod plain;
 mod read;
+mod readiness;
 mod registry;
 mod share;
 mod supervisor;
@@ -36,6 +38,8 @@ pub use error::Error;
 use cancelled::Cancelled;
 use jetlane_bus::{Bus, Connect, WhenAbsent};
 use jetlane_service::frame::{self, Frame, Service};
+use jetlane_service::health::Health;
+use readiness::Readiness;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -60,6 +64,7 @@ struct World {
     door: door::Door,
     cancelled: Cancelled,
     shares: Arc<share::Shares>,
+    readiness: Readiness,
 }
 
 /// Runs a dispatcher in its frame.
@@ -67,6 +72,7 @@ struct World {
 /// # Errors
 /// [`Error`].
 pub async fn serve(frame: Frame, config: Config) -> Result<(), Error> {
+    let readiness = Readiness::new(&frame.health);
     let connect = Connect {
         url: frame.nats.url.clone(),
         name: frame.nats.name.clone().unwrap_or_else(|| SERVICE.name.into()),
@@ -78,8 +84,7 @@ pub async fn serve(frame: Frame, config: Config) -> Result<(), Error> {
         bus = Bus::connect(&connect) => bus.map_err(Error::Connect)?,
         () = frame.drain.cancelled() => return Ok(()),
     };
-    frame.health.ready();
-    run(bus, config, frame.drain).await
+    report(bus, config, readiness, frame.drain).await
 }
 
 /// Leads queues until it is told to drain: then it stops reading, finishes what it is storing, gives
@@ -88,6 +93,18 @@ pub async fn serve(frame: Frame, config: Config) -> Result<(), Error> {
 /// # Errors
 /// [`Error`] when the connection is closed for good, or the streams can be neither found nor made at start.
 pub async fn run(bus: Bus, config: Config, drain: CancellationToken) -> Result<(), Error> {
+    report(bus, config, Readiness::new(&Health::default()), drain).await
+}
+
+/// Leads, and reports on the broker meanwhile.
+async fn report(bus: Bus, config: Config, readiness: Readiness, drain: CancellationToken) -> Result<(), Error> {
+    tokio::select! {
+        ended = lead(bus.clone(), config, readiness.clone(), drain) => ended,
+        never = readiness.watch(&bus) => match never {},
+    }
+}
+
+async fn lead(bus: Bus, config: Config, readiness: Readiness, drain: CancellationToken) -> Result<(), Error> {
     let mut helpers = JoinSet::new();
     let mut attempt = 1;
     let (registry, cancelled) = loop {
@@ -102,11 +119,11 @@ pub async fn run(bus: Bus, config: Config, drain: CancellationToken) -> Result<(
             }
         }
     };
-    let found = discovery::watch(&bus, registry.clone(), &mut helpers);
+    let found = discovery::watch(&bus, registry.clone(), &readiness, &mut helpers);
     let door = door::open(&bus, registry.clone(), &mut helpers).await?;
     helpers.spawn(sweeper::sweep(bus.clone()));
     let holder = config.holder();
-    let world = World { bus, config, holder, registry, found, door, cancelled, shares: Arc::default() };
+    let world = World { bus, config, holder, registry, found, door, cancelled, shares: Arc::default(), readiness };
     let ended = tokio::select! {
         ended = supervisor::lead_all(&world, &drain) => ended,
         Some(ended) = helpers.join_next() => match ended {

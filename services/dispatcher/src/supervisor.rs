@@ -5,6 +5,8 @@ use crate::error::Error;
 use crate::keeper::Keeper;
 use crate::leader::Leader;
 use jetlane_schemas::QueueName;
+use jetlane_service::frame::one_line;
+use jetlane_service::health::BEAT_EVERY;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -20,6 +22,9 @@ pub(crate) async fn lead_all(world: &World, drain: &CancellationToken) -> Result
     let mut registry = world.registry.clone();
     let mut asked = BTreeSet::new();
     let mut leads = JoinSet::new();
+    let beat = world.readiness.heartbeat("supervisor");
+    let mut beats = tokio::time::interval(BEAT_EVERY);
+    world.readiness.begun();
     loop {
         let queues = registry.borrow_and_update().queues();
         for queue in queues {
@@ -29,6 +34,7 @@ pub(crate) async fn lead_all(world: &World, drain: &CancellationToken) -> Result
         }
         tokio::select! {
             () = drain.cancelled() => break,
+            _ = beats.tick() => beat.beat(),
             changed = registry.changed() => if changed.is_err() {
                 return Err(Error::Closed);
             },
@@ -45,9 +51,13 @@ pub(crate) async fn lead_all(world: &World, drain: &CancellationToken) -> Result
 async fn lead_one(world: World, queue: QueueName, drain: CancellationToken) {
     while !drain.is_cancelled() {
         let pause = match lead_once(&world, &queue, &drain).await {
-            Ok(()) => ASK_EVERY,
+            Ok(()) => {
+                world.readiness.lease(&queue, Ok(()));
+                ASK_EVERY
+            }
             Err(error) => {
-                let error = jetlane_service::frame::one_line(&error);
+                let error = one_line(&error);
+                world.readiness.lease(&queue, Err(error.clone()));
                 tracing::warn!(%queue, error, "The lead of a queue ended; asking for it again.");
                 PAUSE_AFTER_FAULT
             }
@@ -66,6 +76,7 @@ async fn lead_once(world: &World, queue: &QueueName, drain: &CancellationToken) 
     let keeper = Keeper::keep(lease);
     let led = async {
         let mut leader = Box::pin(Leader::take_over(world, queue, epoch)).await?;
+        world.readiness.lease(queue, Ok(()));
         tracing::info!(%queue, epoch, "Leading a queue.");
         leader.serve(drain).await
     };

@@ -5,12 +5,14 @@
 //! - [`http`] sends requests: `http.request`
 //! - [`probe`] is for tests: `jetlane.echo`, `jetlane.sleep`, `jetlane.fail`
 //! - `settings`: what an operator says of it
+//! - `readiness`: what it reports of itself to health probes
 //! - this file: the executor that serves them, and its process
 //!
 //! A new type is one file and one line in [`executor`].
 
 pub mod http;
 pub mod probe;
+mod readiness;
 mod settings;
 pub mod thumbnail;
 
@@ -19,6 +21,7 @@ pub use settings::Settings;
 use jetlane::{Client, Connect, Executor, WhenAbsent};
 use jetlane_service::egress::{self, Policy};
 use jetlane_service::frame::{Frame, Service};
+use readiness::Readiness;
 
 /// Who this process is.
 pub const SERVICE: Service = Service { name: "executor", version: env!("CARGO_PKG_VERSION") };
@@ -74,6 +77,7 @@ pub fn executor(client: &Client, settings: &Settings) -> Result<Executor<App>, E
 /// # Errors
 /// [`Error`].
 pub async fn serve(frame: Frame, settings: Settings) -> Result<(), Error> {
+    let readiness = Readiness::new(&frame.health);
     let connect = Connect {
         url: frame.nats.url.clone(),
         name: frame.nats.name.clone().unwrap_or_else(|| SERVICE.name.into()),
@@ -86,6 +90,9 @@ pub async fn serve(frame: Frame, settings: Settings) -> Result<(), Error> {
         () = frame.drain.cancelled() => return Ok(()),
     };
     let executor = executor(&client, &settings)?;
-    frame.health.ready();
-    executor.run_until(frame.drain).await.map_err(|error| Error::Serve(Box::new(error)))
+    let status = executor.status();
+    tokio::select! {
+        ended = executor.run_until(frame.drain) => ended.map_err(|error| Error::Serve(Box::new(error))),
+        never = readiness.watch(client.bus(), status) => match never {},
+    }
 }

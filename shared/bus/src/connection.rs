@@ -236,6 +236,11 @@ impl Bus {
         self.connections.clone()
     }
 
+    /// Returns whether the connection is up at this moment.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
     /// Sends by core NATS: to whoever listens now, never stored.
     ///
     /// # Errors

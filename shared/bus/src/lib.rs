@@ -13,6 +13,7 @@
 //! - [`done`]: the one completion of a task, arbitrated by the server; [`Hearing`]: hearing of it
 //! - [`schedule`]: delays in the broker
 //! - [`lease`], [`kv`]: who leads a queue; what is announced
+//! - [`probe`]: whether the connection is up and the streams exist, for readiness
 //! - [`trace`], [`clock`]: trace context as it travels; the three clocks
 //! - [`local`]: a nats-server of one's own: found, started, ended
 //! - [`floor`]: what the bare broker does, the ruler of every figure
@@ -34,6 +35,7 @@ pub mod kv;
 pub mod lease;
 pub mod local;
 pub mod look;
+pub mod probe;
 pub mod publish;
 pub mod pull;
 pub mod schedule;

@@ -48,8 +48,8 @@ pub use client::Client;
 pub use completions::{Completions, Received, Subscribed};
 pub use error::Error;
 pub use executor::{
-    Attempt, Concurrency, Ctx, Executor, Extracted, FromTask, Handler, Pressure, Seed, State, TaskReply, TaskRequest,
-    TaskService,
+    Attempt, Concurrency, Ctx, Executor, Extracted, FromTask, Handler, Pressure, Report, Seed, State, Status,
+    TaskReply, TaskRequest, TaskService,
 };
 pub use handle::TaskHandle;
 pub use jetlane_schemas::question::{Answer, Expectation, Explanation, Reason};

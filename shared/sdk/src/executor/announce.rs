@@ -1,6 +1,7 @@
 //! What the registry is told at the start: the queue, once, and the types that are served.
 
 use super::Offered;
+use super::status::Reporter;
 use crate::error::Error;
 use jetlane_bus::Bus;
 use jetlane_bus::kv::Bucket;
@@ -32,20 +33,26 @@ pub(crate) async fn all(
     bus: &Bus,
     name: &QueueName,
     types: &[Offered],
+    reporter: &Reporter,
     drain: &CancellationToken,
 ) -> Result<Option<Announced>, Error> {
-    let Some(registry) = registry(bus, name, drain).await else { return Ok(None) };
+    let Some(registry) = registry(bus, name, reporter, drain).await else { return Ok(None) };
     let (until, mut told) = (Instant::now() + ANNOUNCE_WITHIN, false);
     loop {
         match once(&registry, name, types).await {
-            Ok(announced) => return Ok(Some(announced)),
+            Ok(announced) => {
+                reporter.announced(Ok(()));
+                return Ok(Some(announced));
+            }
             Err(error @ Error::Announce { .. }) if Instant::now() < until => {
+                reporter.announced(Err(error.to_string()));
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!(queue = %name, %error, cause = ?std::error::Error::source(&error), "Not announced yet; trying again.");
                 }
             }
             Err(error) => return Err(error),
         }
+        reporter.turned();
         tokio::select! {
             () = drain.cancelled() => return Ok(None),
             () = tokio::time::sleep(LOOK_AGAIN_EVERY) => {}
@@ -64,7 +71,7 @@ async fn once(registry: &Bucket, name: &QueueName, types: &[Offered]) -> Result<
 
 /// An executor may come before the first service: it waits for the streams. `None` where it drains
 /// meanwhile.
-async fn registry(bus: &Bus, queue: &QueueName, drain: &CancellationToken) -> Option<Bucket> {
+async fn registry(bus: &Bus, queue: &QueueName, reporter: &Reporter, drain: &CancellationToken) -> Option<Bucket> {
     let mut told = false;
     loop {
         match bus.bucket(BUCKET_REGISTRY).await {
@@ -75,6 +82,8 @@ async fn registry(bus: &Bus, queue: &QueueName, drain: &CancellationToken) -> Op
             }
             Err(_) => {}
         }
+        reporter.announced(Err("the registry does not exist yet: no dispatcher has made the streams".into()));
+        reporter.turned();
         tokio::select! {
             () = drain.cancelled() => return None,
             () = tokio::time::sleep(LOOK_AGAIN_EVERY) => {}

@@ -7,6 +7,7 @@ use super::next_run;
 use super::parcel::{Job, Parcel};
 use super::pulling::Arrival;
 use super::runs::Runs;
+use super::status::Reporter;
 use super::telling::Ran;
 use super::unbundle;
 use super::waiting::Waiting;
@@ -17,11 +18,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// How long the handing back of runs that have not ended in time may take.
 const HALT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often the loop turns though there is nothing to do, so that health checks see it move.
+const TURN_EVERY: Duration = Duration::from_secs(1);
 
 /// Messages that are taken before their tasks start.
 const ARRIVALS_A_TURN: usize = 64;
@@ -35,6 +39,7 @@ pub(crate) struct Counter {
     /// Bundles that are taken apart.
     unbundling: JoinSet<()>,
     runs: Arc<Runs>,
+    reporter: Reporter,
 }
 
 impl Drop for Counter {
@@ -44,10 +49,10 @@ impl Drop for Counter {
 }
 
 impl Counter {
-    pub(crate) fn new(desk: Desk, holding: Arc<Holding>, freed: Arc<watch::Sender<u64>>) -> Self {
+    pub(crate) fn new(desk: Desk, holding: Arc<Holding>, freed: Arc<watch::Sender<u64>>, reporter: Reporter) -> Self {
         let (waiting, unbundling, desk) = (Waiting::default(), JoinSet::new(), Arc::new(desk));
         let runs = Arc::new(Runs::new(Arc::clone(&desk), Arc::clone(&freed)));
-        Self { desk, holding, freed, waiting, unbundling, runs }
+        Self { desk, holding, freed, waiting, unbundling, runs, reporter }
     }
 
     /// Takes what arrives until it drains or nothing can arrive any more.
@@ -58,7 +63,10 @@ impl Counter {
         drain: CancellationToken,
     ) {
         let mut limits = self.desk.governor.changes();
+        let mut idle = tokio::time::interval(TURN_EVERY);
+        idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.reporter.turned();
             tokio::select! {
                 biased;
                 () = drain.cancelled() => break,
@@ -69,6 +77,8 @@ impl Counter {
                     Some(arrival) => self.take(arrival, &mut inbox).await,
                     None => break,
                 },
+                // Last, so that it costs nothing while there is work.
+                _ = idle.tick() => {}
             }
         }
         self.drain(inbox, drain_within).await;

@@ -10,6 +10,7 @@ use super::lease::Holding;
 use super::prefetch::Prefetch;
 use super::pulling::Lanes;
 use super::running::Running;
+use super::status::Reporter;
 use crate::error::Error;
 use crate::registry::Registry;
 use jetlane_bus::Bus;
@@ -35,12 +36,13 @@ pub(crate) struct Plan {
     pub(crate) prefetch: Prefetch,
     pub(crate) means: Needs,
     pub(crate) governor: Governor,
+    pub(crate) reporter: Reporter,
     pub(crate) drain_within: Duration,
 }
 
 /// Runs the executor until it has drained.
 pub(crate) async fn run(plan: Plan, drain: CancellationToken) -> Result<(), Error> {
-    let Plan { bus, registry, queue, fits, served, slots, prefetch, means, governor, drain_within } = plan;
+    let Plan { bus, registry, queue, fits, served, slots, prefetch, means, governor, reporter, drain_within } = plan;
     let failed = |source| Error::Lanes { queue: queue.to_string(), source };
     let types = served.len();
     let ledger = Arc::new(Ledger::new(TaskId::generate().to_string(), slots, prefetch, means));
@@ -54,6 +56,7 @@ pub(crate) async fn run(plan: Plan, drain: CancellationToken) -> Result<(), Erro
         ledger: Arc::clone(&ledger),
         freed: Arc::clone(&freed),
         arrivals,
+        reporter: reporter.clone(),
         drain: drain.clone(),
         unmade: Vec::new(),
         pulls: JoinSet::new(),
@@ -76,7 +79,7 @@ pub(crate) async fn run(plan: Plan, drain: CancellationToken) -> Result<(), Erro
     let (bus, queue) = (bus.clone(), queue.clone());
     let completing = Completing::begin(bus.clone(), slots);
     let desk = Desk { bus: bus.clone(), queue: queue.clone(), served, running, ledger, governor, completing };
-    Counter::new(desk, holding, freed).serve(inbox, drain_within, drain).await;
+    Counter::new(desk, holding, freed, reporter).serve(inbox, drain_within, drain).await;
     helpers.shutdown().await;
     let failed = |source| Error::Lanes { queue: queue.to_string(), source };
     bus.flush().await.map_err(failed)?;

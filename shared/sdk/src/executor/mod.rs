@@ -14,6 +14,7 @@
 //! - `lease`: signs of life for what is held, from outside the handlers
 //! - `means`, `credit`, `telling`: what it has, what it has room for, and how the leader hears of it
 //! - `limit`, `pressure`, `governor`: how it takes less when it is under pressure
+//! - `status`: what it reports of itself, for health checks
 
 mod announce;
 mod attempt;
@@ -38,6 +39,7 @@ mod running;
 mod runs;
 mod service;
 mod spans;
+mod status;
 mod telling;
 mod unbundle;
 mod waiting;
@@ -48,6 +50,7 @@ pub use limit::Concurrency;
 pub(crate) use means::milli;
 pub use pressure::Pressure;
 pub use service::{TaskReply, TaskRequest, TaskService};
+pub use status::{Report, Status};
 
 use crate::client::Client;
 use crate::error::Error;
@@ -60,6 +63,7 @@ use jetlane_schemas::{InvalidName, QueueName, TaskType, TypeEntry};
 use means::Stated;
 use prefetch::Prefetch;
 use pressure::Gauge;
+use status::Reporter;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -89,6 +93,7 @@ pub struct Executor<S = ()> {
     gauge: Gauge,
     served: Vec<Offered>,
     wraps: Vec<Wrap>,
+    reporter: Reporter,
     invalid: Option<Invalid>,
 }
 
@@ -120,6 +125,7 @@ impl Executor<()> {
             gauge: pressure::machine(),
             served: Vec::new(),
             wraps: Vec::new(),
+            reporter: Reporter::default(),
             invalid: None,
         }
     }
@@ -138,6 +144,7 @@ impl Executor<()> {
             gauge: self.gauge,
             served: self.served,
             wraps: self.wraps,
+            reporter: self.reporter,
             invalid: self.invalid,
         }
     }
@@ -251,6 +258,11 @@ impl<S: Clone + Send + Sync + 'static> Executor<S> {
         self
     }
 
+    /// Returns what the executor reports of itself while it runs, for health checks.
+    pub fn status(&self) -> Status {
+        self.reporter.status()
+    }
+
     /// Runs until SIGTERM or Ctrl-C, then drains.
     ///
     /// # Errors
@@ -285,7 +297,9 @@ impl<S: Clone + Send + Sync + 'static> Executor<S> {
         self.check()?;
         let bus = self.client.bus().clone();
         let offered = std::mem::take(&mut self.served);
-        let Some(announced) = announce::all(&bus, &queue, &offered, &drain).await? else { return Ok(()) };
+        let Some(announced) = announce::all(&bus, &queue, &offered, &self.reporter, &drain).await? else {
+            return Ok(());
+        };
         let mut served = BTreeMap::new();
         for (offered, entry) in offered.into_iter().zip(announced.types) {
             let service = self.wraps.iter().fold(offered.service, |inner, wrap| wrap(inner));
@@ -304,6 +318,7 @@ impl<S: Clone + Send + Sync + 'static> Executor<S> {
             prefetch: Prefetch::new(self.prefetch),
             means,
             governor: Governor::new(self.slots, self.concurrency, self.gauge),
+            reporter: self.reporter,
             drain_within: self.drain,
         };
         // Large, and for as long as the process: not on whoever awaits it.

@@ -2,6 +2,7 @@
 //! left, and from lanes that are declared later as soon as they are heard of.
 
 use super::credit::{Ledger, Tally};
+use super::status::{LaneStatus, Reporter};
 use crate::registry::Registry;
 use jetlane_bus::pull::REFUSED_PAUSE;
 use jetlane_bus::{Bus, Delivery, Pulled};
@@ -37,6 +38,7 @@ pub(crate) struct Lanes {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) freed: Arc<watch::Sender<u64>>,
     pub(crate) arrivals: mpsc::Sender<Arrival>,
+    pub(crate) reporter: Reporter,
     pub(crate) drain: CancellationToken,
     /// Fits whose lanes are not pulled yet.
     pub(crate) unmade: Vec<Arc<Tally>>,
@@ -52,7 +54,10 @@ impl Lanes {
         let new = self.ledger.serve(declared);
         self.unmade.extend(new);
         while let Some(tally) = self.unmade.first().cloned() {
-            self.pull(&tally).await?;
+            let pulled = self.pull(&tally).await;
+            let state = pulled.as_ref().map_err(ToString::to_string).copied();
+            self.reporter.pulling(&format!("lanes of the fit {}", tally.fit()), state);
+            pulled?;
             self.unmade.remove(0);
             tracing::debug!(queue = %self.queue, fit = %tally.fit(), "The lanes of a fit are pulled.");
         }
@@ -71,6 +76,7 @@ impl Lanes {
         loop {
             match self.serve(declared).await {
                 Err(error) if Instant::now() < until => {
+                    self.reporter.turned();
                     tracing::warn!(queue = %self.queue, %error, "The lanes cannot be made yet; trying again.");
                 }
                 other => return other,
@@ -96,6 +102,7 @@ impl Lanes {
                 ledger: Arc::clone(&self.ledger),
                 freed: Arc::clone(&self.freed),
                 arrivals: self.arrivals.clone(),
+                status: LaneStatus::new(self.reporter.clone(), lane(priority).consumer()),
             };
             self.pulls.spawn(pulling.run(self.drain.clone()));
         }
@@ -137,15 +144,17 @@ struct Pulling {
     ledger: Arc<Ledger>,
     freed: Arc<watch::Sender<u64>>,
     arrivals: mpsc::Sender<Arrival>,
+    status: LaneStatus,
 }
 
 impl Pulling {
-    async fn run(self, drain: CancellationToken) {
+    async fn run(mut self, drain: CancellationToken) {
         let consumer = self.lane.consumer();
         let mut puller = match self.bus.puller(STREAM_LANES, &consumer).await {
             Ok(puller) => puller,
             Err(error) => {
                 tracing::error!(%error, consumer, "A lane cannot be pulled.");
+                self.status.failed(error.to_string());
                 return;
             }
         };
@@ -160,6 +169,7 @@ impl Pulling {
                 && let Err(error) = puller.ask(missing, None).await
             {
                 tracing::debug!(%error, "A pull was not sent.");
+                self.status.failed(format!("a pull was not sent: {error}"));
             }
             tokio::select! {
                 () = drain.cancelled() => break,
@@ -174,6 +184,7 @@ impl Pulling {
                     }
                 }
                 _changed = freed.changed() => {}
+                () = self.status.accepted() => self.status.pulled(),
             }
         }
         // What a pull brings that nobody reads would come again only after its lease, as another attempt.
@@ -184,9 +195,10 @@ impl Pulling {
         }
     }
 
-    async fn take(&self, pulled: Pulled) -> Result<(), ()> {
+    async fn take(&mut self, pulled: Pulled) -> Result<(), ()> {
         match pulled {
             Pulled::Delivery(delivery) => {
+                self.status.pulled();
                 self.ledger.arrive(&self.tally);
                 let arrival = Arrival { delivery, tally: Arc::clone(&self.tally) };
                 self.arrivals.send(arrival).await.map_err(|_| ())?;
@@ -194,10 +206,16 @@ impl Pulling {
             Pulled::Room => {}
             Pulled::Refused(reason) => {
                 tracing::debug!(reason, "A pull of a lane was refused.");
+                self.status.failed(format!("the server refuses its pulls: {reason}"));
                 tokio::time::sleep(REFUSED_PAUSE).await;
             }
             Pulled::Gone => {
-                if let Err(error) = self.bus.ensure_lane(&self.lane).await {
+                let made = self.bus.ensure_lane(&self.lane).await;
+                self.status.failed(match &made {
+                    Ok(()) => "its consumer was gone and is made again".into(),
+                    Err(error) => format!("its consumer is gone and cannot be made again: {error}"),
+                });
+                if let Err(error) = made {
                     tracing::warn!(%error, "A lane is gone and cannot be made again yet.");
                     tokio::time::sleep(REFUSED_PAUSE).await;
                 }

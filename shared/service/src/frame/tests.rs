@@ -31,7 +31,7 @@ async fn work(frame: Frame, settings: Settings) -> Result<(), Failed> {
         }
         _ => frame.drain.cancelled().await,
     }
-    assert_eq!(frame.health.state(), health::State::Draining);
+    assert_eq!(frame.health.readiness(), health::Readiness::Draining);
     println!("\ndrained");
     Ok(())
 }

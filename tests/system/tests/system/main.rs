@@ -12,6 +12,7 @@ mod outsider;
 mod pipeline;
 mod plain_lane;
 mod processes;
+mod readiness;
 mod receiver;
 mod resources;
 mod scheduling;
