@@ -1,0 +1,255 @@
+//! The soak's own view of the broker: what streams hold, who leads them, and requests to change that. Connects past
+//! the proxies.
+
+use crate::checker::Stored;
+use crate::servers::Servers;
+use anyhow::Context as _;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::{self, stream};
+use futures::{StreamExt, TryStreamExt};
+use jetlane_schemas::{header, subject};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long one answer may take.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long a request is repeated: elections and restarts take a few seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The pause between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long a stream that is read to its end may be silent.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// Streams that hold work: empty once all is done.
+pub const WORK: [&str; 3] = [subject::STREAM_TASKS, subject::STREAM_TIME, subject::STREAM_LANES];
+/// All streams of the scheduler.
+pub const STREAMS: [&str; 6] = [
+    subject::STREAM_TASKS,
+    subject::STREAM_TIME,
+    subject::STREAM_LANES,
+    subject::STREAM_DONE,
+    subject::STREAM_DEAD,
+    subject::STREAM_ADVISORIES,
+];
+
+/// Connections past the proxies.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// The account of the tasks.
+    pub client: async_nats::Client,
+    /// The same with streams.
+    pub jetstream: jetstream::Context,
+    system: async_nats::Client,
+}
+
+/// What a replica of a stream holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    /// The server that led the stream while it was read.
+    pub server: String,
+    /// Messages, first and last sequence.
+    pub state: (u64, u64, u64),
+    /// The sequences with the lengths of their messages, hashed.
+    pub digest: u64,
+}
+
+impl Admin {
+    /// Connects to the servers.
+    ///
+    /// # Errors
+    /// When none answers.
+    pub async fn connect(servers: &Servers) -> anyhow::Result<Self> {
+        let client = connect(&servers.urls()).await?;
+        let system = connect(&servers.system_urls()).await?;
+        let mut jetstream = jetstream::new(client.clone());
+        jetstream.set_timeout(ANSWER_TIME_MAX);
+        Ok(Self { client, jetstream, system })
+    }
+
+    /// Asks the API of the server until it answers.
+    ///
+    /// # Errors
+    /// When nobody answers in time.
+    pub async fn api(&self, subject: &str, body: &Value) -> anyhow::Result<Value> {
+        ask(&self.client, subject, body).await
+    }
+
+    /// Waits until a stream of this name exists and has a leader.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn stream(&self, name: &str) -> anyhow::Result<stream::Stream> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.jetstream.get_stream(name).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) if Instant::now() > until => return Err(error).context(format!("no stream {name}")),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// The messages of a stream by subject.
+    ///
+    /// # Errors
+    /// When the stream cannot be read.
+    pub async fn counts(&self, stream: &str) -> anyhow::Result<BTreeMap<String, u64>> {
+        let body = json!({ "subjects_filter": ">" });
+        let info = self.api(&format!("$JS.API.STREAM.INFO.{stream}"), &body).await?;
+        let subjects = info["state"]["subjects"].as_object().cloned().unwrap_or_default();
+        let mut counts: BTreeMap<String, u64> =
+            subjects.into_iter().map(|(subject, count)| (subject, count.as_u64().unwrap_or(0))).collect();
+        let messages = info["state"]["messages"].as_u64().with_context(|| format!("no state of {stream}: {info}"))?;
+        if counts.is_empty() && messages > 0 {
+            counts.insert("(not told)".into(), messages);
+        }
+        Ok(counts)
+    }
+
+    /// The names of a stream's durable consumers.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn consumers(&self, stream: &str) -> anyhow::Result<Vec<String>> {
+        let names: Vec<String> = self.stream(stream).await?.consumer_names().try_collect().await?;
+        Ok(names)
+    }
+
+    /// All completions, as the stream holds them.
+    ///
+    /// # Errors
+    /// When the stream cannot be read to its end.
+    pub async fn completions(&self) -> anyhow::Result<Vec<Stored>> {
+        let mut stored = Vec::new();
+        self.read(subject::STREAM_DONE, |message, sequence, at_us| {
+            let value = |name: &str| {
+                let headers = message.headers.as_ref();
+                headers.and_then(|headers| headers.get(name)).map(|value| value.as_str().to_owned())
+            };
+            let Some((task_type, id)) = subject::parse_done(&message.subject) else { return };
+            let body: Value = serde_json::from_slice(&message.payload).unwrap_or(Value::Null);
+            stored.push(Stored {
+                id: id.to_string(),
+                task_type: task_type.to_string(),
+                outcome: value(header::OUTCOME).unwrap_or_default(),
+                code: body["code"].as_str().unwrap_or_default().to_owned(),
+                marker: body["marker"].as_str().map(str::to_owned),
+                sequence,
+                at_us,
+                text: String::from_utf8_lossy(&message.payload).chars().take(300).collect(),
+            });
+        })
+        .await?;
+        Ok(stored)
+    }
+
+    /// The tasks of dead-lettered callbacks, as `<type>.<id>`.
+    ///
+    /// # Errors
+    /// When the stream cannot be read to its end.
+    pub async fn dead_callbacks(&self) -> anyhow::Result<BTreeSet<String>> {
+        let counts = self.counts(subject::STREAM_DEAD).await?;
+        let dead = counts.keys().filter_map(|subject| subject::parse_dead_callback(subject));
+        Ok(dead.map(|(task_type, id, _)| format!("{task_type}.{id}")).collect())
+    }
+
+    /// What a replica of a stream holds, read from the server that leads it now.
+    ///
+    /// # Errors
+    /// When the stream cannot be read to its end.
+    pub async fn replica(&self, stream: &str) -> anyhow::Result<Replica> {
+        let mut digest = 0_u64;
+        self.read(stream, |message, sequence, _| {
+            let bytes = message.payload.len() as u64 + message.subject.len() as u64;
+            digest = digest.rotate_left(7) ^ sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ bytes;
+        })
+        .await?;
+        let info = self.api(&format!("$JS.API.STREAM.INFO.{stream}"), &json!({})).await?;
+        let number = |name: &str| info["state"][name].as_u64().unwrap_or(0);
+        let server = info["cluster"]["leader"].as_str().unwrap_or("alone").to_owned();
+        Ok(Replica { server, state: (number("messages"), number("first_seq"), number("last_seq")), digest })
+    }
+
+    /// Reads a stream from its first to its last message, without leaving a consumer.
+    async fn read(&self, stream: &str, mut take: impl FnMut(&jetstream::Message, u64, u64)) -> anyhow::Result<()> {
+        let opened = self.stream(stream).await?;
+        let mut left = opened.get_info().await?.state.messages;
+        if left == 0 {
+            return Ok(());
+        }
+        let mut messages = opened.create_consumer(OrderedConfig::default()).await?.messages().await?;
+        while left > 0 {
+            let next = tokio::time::timeout(SILENCE_MAX, messages.next()).await;
+            let message = next.with_context(|| format!("{stream} is silent, {left} messages before its end"))?;
+            let message = message.with_context(|| format!("{stream} ended"))??;
+            let (sequence, pending, at_us) = {
+                let info = message.info().map_err(|error| anyhow::anyhow!("a message without facts: {error}"))?;
+                let nanos = info.published.unix_timestamp_nanos();
+                (info.stream_sequence, info.pending, u64::try_from(nanos / 1_000).unwrap_or(0))
+            };
+            take(&message, sequence, at_us);
+            left = pending;
+        }
+        Ok(())
+    }
+
+    /// Who leads a stream.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn leader(&self, stream: &str) -> anyhow::Result<Option<String>> {
+        let info = self.api(&format!("$JS.API.STREAM.INFO.{stream}"), &json!({})).await?;
+        Ok(info["cluster"]["leader"].as_str().map(str::to_owned))
+    }
+
+    /// Asks the leader of a stream to step down.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn step_down(&self, stream: &str) -> anyhow::Result<Value> {
+        self.api(&format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}"), &json!({})).await
+    }
+
+    /// Asks the leader of the cluster's own group to step down.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn step_down_meta(&self) -> anyhow::Result<Value> {
+        ask(&self.system, "$JS.API.META.LEADER.STEPDOWN", &json!({})).await
+    }
+}
+
+async fn connect(urls: &[String]) -> anyhow::Result<async_nats::Client> {
+    let addresses: Vec<async_nats::ServerAddr> = urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
+    let options = async_nats::ConnectOptions::new()
+        .name("soak")
+        .skip_subject_validation(true)
+        .retry_on_initial_connect()
+        .request_timeout(Some(ANSWER_TIME_MAX))
+        .reconnect_delay_callback(|_| PAUSE);
+    Ok(options.connect(addresses).await?)
+}
+
+async fn ask(client: &async_nats::Client, subject: &str, body: &Value) -> anyhow::Result<Value> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let answer = client.request(subject.to_owned(), serde_json::to_vec(body)?.into()).await;
+        let problem = match answer {
+            Ok(answer) => {
+                let answer: Value = serde_json::from_slice(&answer.payload)?;
+                match &answer["error"] {
+                    // Unavailable for now, as while a leader is elected.
+                    Value::Object(error) if error.get("code").and_then(Value::as_u64) == Some(503) => {
+                        Value::Object(error.clone()).to_string()
+                    }
+                    _ => return Ok(answer),
+                }
+            }
+            Err(error) => error.to_string(),
+        };
+        anyhow::ensure!(Instant::now() < until, "no answer on {subject}: {problem}");
+        tokio::time::sleep(PAUSE).await;
+    }
+}

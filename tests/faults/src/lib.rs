@@ -1,0 +1,22 @@
+//! The fault suite: real processes under a seeded schedule of faults, and a checker of what they did.
+//!
+//! # Layout
+//! - `soak`: one run: start, inject, heal, drain, read, judge; `report`: what it found
+//! - `plan`: the schedule of faults, from a seed; `faults`: how each is carried out
+//! - `servers`, `proxy`, `process`: the nats-servers, the links to them, the processes
+//! - `roles`: producers, executors and receivers, each with a `journal` of what it did
+//! - `admin`: what the streams hold; `checker`: which promises were kept, a pure function
+//! - `chance`: random choices that a seed decides
+
+pub mod admin;
+pub mod chance;
+pub mod checker;
+pub mod faults;
+pub mod journal;
+pub mod plan;
+pub mod process;
+pub mod proxy;
+pub mod report;
+pub mod roles;
+pub mod servers;
+pub mod soak;

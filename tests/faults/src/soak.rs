@@ -1,0 +1,301 @@
+//! One soak: start everything, inject the plan, heal, drain, read, judge.
+
+use crate::admin::{Admin, STREAMS, WORK};
+use crate::checker::{self, History};
+use crate::faults::Stage;
+use crate::journal::{self, Event, Journal};
+use crate::plan::{Class, Planned, Wish};
+use crate::process::{Process, Start};
+use crate::proxy::Proxy;
+use crate::report::{Figures, Report};
+use crate::roles::tasks::{HOOK, PLAIN_TYPE, Work};
+use crate::servers::{Servers, Wanted, free_port};
+use anyhow::Context as _;
+use jetlane::Task;
+use jetlane_bus::local::SyncInterval;
+use jetlane_schemas::subject;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// How long the processes may take until the first task can be submitted.
+const START_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long faults that have begun may take to end.
+const FAULTS_TIME_MAX: Duration = Duration::from_secs(120);
+/// How long all tasks may take to complete once everything is healed.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(120);
+/// The pause between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long the streams of work stay empty before all is taken to be done.
+const EMPTY_FOR: Duration = Duration::from_secs(2);
+/// How long tasks flow before the first memory is read.
+const WARM_UP: Duration = Duration::from_secs(2);
+
+/// What a soak is to be.
+#[derive(Debug, Clone)]
+pub struct Soak {
+    /// The program that takes all roles.
+    pub program: PathBuf,
+    /// Its seed.
+    pub seed: u64,
+    /// How long faults are injected.
+    pub length: Duration,
+    /// One or three servers.
+    pub servers: usize,
+    /// Which faults.
+    pub classes: Vec<Class>,
+    /// Tasks a second.
+    pub rate: u64,
+    /// Folder of journals and logs.
+    pub folder: PathBuf,
+}
+
+impl Soak {
+    /// Runs the soak and judges it.
+    ///
+    /// # Errors
+    /// When it could not be run; broken promises are in the report.
+    pub async fn run(&self) -> anyhow::Result<Report> {
+        std::fs::create_dir_all(&self.folder)?;
+        let begun = Instant::now();
+        let stage = Arc::new(self.start().await?);
+        let mut memory = BTreeMap::new();
+        tokio::time::sleep(WARM_UP).await;
+        for service in services(&stage.processes) {
+            memory.insert(service.name().to_owned(), (service.memory_kib().unwrap_or(0), 0));
+        }
+        let wish = Wish { seed: self.seed, length: self.length, servers: self.servers, classes: self.classes.clone() };
+        self.inject(&stage, wish.plan()).await;
+        let faults_over_us = journal::now_us();
+        eprintln!("{} s: faults are over, draining", begun.elapsed().as_secs());
+        for name in ["producer", "outsider"] {
+            if let Some(process) = stage.processes.get(name)
+                && let Err(error) = process.terminate().await
+            {
+                stage.trouble.lock().await.push(format!("{error:#}"));
+            }
+        }
+        let drained = drain(&stage.admin).await;
+        let drain_time = Duration::from_micros(journal::now_us().saturating_sub(faults_over_us));
+        eprintln!("{} s: drained ({drained:?} left), reading", begun.elapsed().as_secs());
+        for service in services(&stage.processes) {
+            memory.entry(service.name().to_owned()).or_default().1 = service.memory_kib().unwrap_or(0);
+        }
+        let mut history = read(&stage.admin, &self.folder, self.servers).await?;
+        history.left = drained;
+        history.memory_kib = memory;
+        history.trouble = stage.trouble.lock().await.clone();
+        let findings = checker::check(&history);
+        let figures = Figures::of(&history, drain_time);
+        stage.servers.end().await;
+        Ok(Report::new(self, findings, figures))
+    }
+
+    /// Starts servers and processes, and returns once tasks can be submitted.
+    async fn start(&self) -> anyhow::Result<Stage> {
+        let wanted = Wanted { size: self.servers, sync: SyncInterval::ServerDefault, data: Vec::new() };
+        let servers = Servers::start(&wanted).await?;
+        let admin = Admin::connect(&servers).await?;
+        let journal = Arc::new(Journal::open(&self.folder, "soak")?);
+        let mut stage = Stage {
+            servers,
+            processes: BTreeMap::new(),
+            links: BTreeMap::new(),
+            admin,
+            journal,
+            trouble: Mutex::default(),
+        };
+        let replicas = self.servers.to_string();
+        for number in 0..2 {
+            let name = format!("dispatcher-{number}");
+            let variables =
+                [("JETLANE_DISPATCHER_STREAMS__REPLICAS", replicas.as_str()), ("JETLANE_DISPATCHER_NAME", &name)];
+            self.service(&mut stage, &name, "dispatcher", &variables).await?;
+        }
+        // What is published before there is a stream is refused at once: that is no fault.
+        for stream in STREAMS {
+            stage.admin.stream(stream).await?;
+        }
+        let port = free_port()?;
+        let hook = format!(
+            "{{ {HOOK} = {{ url = \"http://127.0.0.1:{port}/\", secrets = [{:?}], allow_private_addresses = true }} }}",
+            jetlane_callback::signature::Secret::generate()
+        );
+        self.service(&mut stage, "callback", "callback", &[("JETLANE_CALLBACK_ENDPOINTS", &hook)]).await?;
+        let port = port.to_string();
+        let receiver = self.role("receiver", "receiver", &["--port", &port]);
+        let receiver = Process::start(receiver, self.folder.clone(), Arc::clone(&stage.journal));
+        stage.processes.insert("receiver".into(), receiver);
+        for number in 0..3 {
+            self.client(&mut stage, &format!("executor-{number}"), "executor", &[]).await?;
+        }
+        self.client(&mut stage, "worker", "worker", &[]).await?;
+        announced(&stage.admin).await?;
+        let (seed, rate) = (self.seed.to_string(), (self.rate * 4 / 5).max(1).to_string());
+        self.client(&mut stage, "producer", "producer", &["--seed", &seed, "--rate", &rate]).await?;
+        let rate = (self.rate / 5).max(1).to_string();
+        self.client(&mut stage, "outsider", "outsider", &["--seed", &seed, "--rate", &rate]).await?;
+        Ok(stage)
+    }
+
+    fn role(&self, name: &str, role: &str, more: &[&str]) -> Start {
+        let folder = self.folder.display().to_string();
+        let mut arguments = vec!["role", role, "--name", name, "--folder", &folder];
+        arguments.extend(more);
+        let arguments = arguments.into_iter().map(str::to_owned).collect();
+        Start { name: name.into(), program: self.program.clone(), arguments, variables: Vec::new() }
+    }
+
+    /// Starts a role that connects to the servers through proxies of its own.
+    async fn client(&self, stage: &mut Stage, name: &str, role: &str, more: &[&str]) -> anyhow::Result<()> {
+        let proxies = stage.servers.proxies().await?;
+        let mut arguments = vec!["--url".to_owned(), urls(&proxies)];
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let process =
+            Process::start(self.role(name, role, &arguments), self.folder.clone(), Arc::clone(&stage.journal));
+        stage.processes.insert(name.into(), process);
+        stage.links.insert(name.into(), proxies);
+        Ok(())
+    }
+
+    /// Starts a service as it is shipped, through proxies of its own.
+    async fn service(&self, stage: &mut Stage, name: &str, service: &str, more: &[(&str, &str)]) -> anyhow::Result<()> {
+        let proxies = stage.servers.proxies().await?;
+        let mut variables =
+            vec![("NATS_URL".to_owned(), urls(&proxies)), ("JETLANE_LOG".to_owned(), "info".to_owned())];
+        variables.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let arguments = vec!["run".to_owned(), service.to_owned()];
+        let start = Start { name: name.into(), program: self.program.clone(), arguments, variables };
+        stage.processes.insert(name.into(), Process::start(start, self.folder.clone(), Arc::clone(&stage.journal)));
+        stage.links.insert(name.into(), proxies);
+        Ok(())
+    }
+
+    /// Injects each fault at its time, and waits until all are over.
+    async fn inject(&self, stage: &Arc<Stage>, plan: Vec<Planned>) {
+        let (begun, mut under_way) = (Instant::now(), JoinSet::new());
+        for Planned { at, fault } in plan {
+            tokio::time::sleep_until(begun + at).await;
+            eprintln!("{:.1} s: {fault:?}", at.as_secs_f64());
+            let stage = Arc::clone(stage);
+            under_way.spawn(async move { stage.inject(fault).await });
+        }
+        tokio::time::sleep_until(begun + self.length).await;
+        let over = async { while under_way.join_next().await.is_some() {} };
+        if tokio::time::timeout(FAULTS_TIME_MAX, over).await.is_err() {
+            stage.trouble.lock().await.push("a fault did not end in time".into());
+        }
+    }
+}
+
+fn urls(proxies: &[Proxy]) -> String {
+    proxies.iter().map(Proxy::url).collect::<Vec<_>>().join(",")
+}
+
+fn services(processes: &BTreeMap<String, Process>) -> impl Iterator<Item = &Process> {
+    let services = ["dispatcher-0", "dispatcher-1", "callback"];
+    services.into_iter().filter_map(|name| processes.get(name))
+}
+
+/// Waits until the task types are announced.
+async fn announced(admin: &Admin) -> anyhow::Result<()> {
+    let until = Instant::now() + START_TIME_MAX;
+    loop {
+        let registry = admin.jetstream.get_key_value(subject::BUCKET_REGISTRY).await;
+        let mut missing = vec![Work::TYPE, PLAIN_TYPE];
+        if let Ok(registry) = registry {
+            for task_type in [Work::TYPE, PLAIN_TYPE] {
+                let key = subject::registry_type(&task_type.parse()?);
+                if matches!(registry.get(key).await, Ok(Some(_))) {
+                    missing.retain(|missing| *missing != task_type);
+                }
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        anyhow::ensure!(Instant::now() < until, "nobody announces {missing:?}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Waits until the streams of work are empty, and returns what they hold where that takes too long. Callbacks that are
+/// scheduled for later do not count.
+async fn drain(admin: &Admin) -> BTreeMap<String, u64> {
+    let until = Instant::now() + DRAIN_TIME_MAX;
+    let mut empty_since = None;
+    loop {
+        let mut left = BTreeMap::new();
+        for stream in WORK {
+            match admin.counts(stream).await {
+                Ok(counts) => left.extend(counts),
+                Err(error) => {
+                    left.insert(format!("{stream}: {error:#}"), 1);
+                }
+            }
+        }
+        left.retain(|subject, _| !is_scheduled_callback(subject));
+        if left.is_empty() {
+            let since = *empty_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= EMPTY_FOR {
+                return left;
+            }
+        } else {
+            empty_since = None;
+            if Instant::now() > until {
+                return left;
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn is_scheduled_callback(subject: &str) -> bool {
+    subject.starts_with("jetlane.schedule.callback.")
+}
+
+/// Reads what the streams hold, from each replica, and the journals.
+async fn read(admin: &Admin, folder: &Path, servers: usize) -> anyhow::Result<History> {
+    let mut history = History { completions: admin.completions().await?, ..History::default() };
+    history.dead_callbacks = admin.dead_callbacks().await?;
+    let scheduled = admin.counts(subject::STREAM_TIME).await?;
+    history.due_callbacks =
+        scheduled.keys().filter(|subject| is_scheduled_callback(subject)).map(|s| task_of(s)).collect();
+    for stream in WORK {
+        history.consumers.insert(stream.into(), admin.consumers(stream).await?);
+    }
+    for stream in [subject::STREAM_DONE, subject::STREAM_DEAD] {
+        let mut replicas = BTreeMap::new();
+        // Each election brings another server to the lead, though not always.
+        for _ in 0..4 * servers {
+            let replica = admin.replica(stream).await.with_context(|| format!("a replica of {stream}"))?;
+            replicas.insert(replica.server.clone(), replica);
+            if replicas.len() >= servers {
+                break;
+            }
+            admin.step_down(stream).await?;
+        }
+        if replicas.len() < servers {
+            history.trouble.push(format!("{stream} was read from {} of {servers} replicas", replicas.len()));
+        }
+        history.replicas.insert(stream.into(), replicas.into_values().collect());
+    }
+    history.lines = journal::read_all(folder)?;
+    Ok(history)
+}
+
+/// The task of a scheduled callback, `jetlane.schedule.callback.<type>.<id>.<index>`, as `<type>.<id>`.
+fn task_of(subject: &str) -> String {
+    let task = subject.trim_start_matches("jetlane.schedule.callback.");
+    task.rsplit_once('.').map_or(task, |(task, _)| task).to_owned()
+}
+
+/// Counts the starts of processes in the journals.
+pub fn starts(history: &History) -> usize {
+    history.lines.iter().filter(|line| matches!(line.event, Event::Started { .. })).count()
+}
