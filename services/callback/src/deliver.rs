@@ -1,8 +1,10 @@
 //! One delivery of one callback: made, judged, and its consequence stored.
 
+use crate::allowed::{self, FollowUp};
 use crate::body;
 use crate::endpoint::{Endpoints, Target};
 use crate::parcel::Parcel;
+use crate::places::{Places, Receiver};
 use crate::rules::{Answer, Verdict, judge};
 use crate::signature;
 use jetlane::Client;
@@ -13,16 +15,12 @@ use jetlane_service::egress::{self, Policy, Request};
 use jetlane_service::frame::one_line;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
-use tokio::sync::Semaphore;
+use std::time::{Duration, Instant, SystemTime};
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, warn};
 
-/// Deliveries at a time to URLs that came with tasks, all of them together.
-const URL_DELIVERIES_MAX: usize = 32;
-/// How long a delivery waits for a busy endpoint before it makes room for others.
-const BUSY_WAIT: Duration = Duration::from_secs(1);
-/// How long it stays away then. It counts as no delivery.
-const BUSY_PAUSE: Duration = Duration::from_secs(5);
+/// How long a callback stays away that waited for its receiver when the service drained: until another takes over.
+const DRAIN_PAUSE: Duration = Duration::from_secs(1);
 
 /// What has become of callbacks in this process.
 #[derive(Debug, Default)]
@@ -56,25 +54,36 @@ pub(crate) struct Post {
     endpoints: Endpoints,
     public: egress::Client,
     anywhere: egress::Client,
-    urls: Semaphore,
+    places: Arc<Places>,
+    drain: CancellationToken,
     counts: Arc<Counts>,
 }
 
 /// What one delivery led to.
 enum Made {
     Answered(Answer),
-    /// The receiver has as many deliveries as it may have at a time.
-    Busy,
+    /// The receiver has as many deliveries as it may have: the callback stays away for so long.
+    Busy(Duration),
 }
 
 impl Post {
-    pub(crate) fn new(client: Client, endpoints: Endpoints, counts: Arc<Counts>) -> Result<Self, egress::Error> {
+    pub(crate) fn new(
+        client: Client,
+        endpoints: Endpoints,
+        counts: Arc<Counts>,
+        drain: CancellationToken,
+    ) -> Result<Self, egress::Error> {
         let (public, anywhere) = (egress::Client::new(Policy::PublicOnly)?, egress::Client::new(Policy::AnyAddress)?);
-        Ok(Self { client, endpoints, public, anywhere, urls: Semaphore::new(URL_DELIVERIES_MAX), counts })
+        Ok(Self { client, endpoints, public, anywhere, places: Arc::default(), drain, counts })
     }
 
     pub(crate) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Counts a dead letter.
+    pub(crate) fn buried(&self) {
+        self.counts.dead.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Delivers a callback. Once this is `Ok`, its outcome is stored, and what it came with may be acked.
@@ -84,10 +93,7 @@ impl Post {
         let work = async {
             match self.make(parcel, &span).await {
                 Made::Answered(answer) => self.follow(parcel, answer, &span).await,
-                Made::Busy => {
-                    let pause = BUSY_PAUSE.mul_f64(1.0 + 2.0 * parcel.jitter());
-                    parcel.store_due(self.client.bus(), pause, parcel.in_vain).await
-                }
+                Made::Busy(pause) => parcel.store_due(self.client.bus(), pause, parcel.in_vain).await,
             }
         };
         work.instrument(span.clone()).await
@@ -112,19 +118,39 @@ impl Post {
             Ok(target) => target,
             Err(reason) => return Made::Answered(Answer::Impossible(reason)),
         };
-        let (url, secrets, policy, permits) = match target {
+        let (url, secrets, policy, receiver) = match target {
             Target::Endpoint(endpoint) => {
-                (endpoint.url.as_str(), endpoint.secrets.as_slice(), endpoint.policy, &endpoint.permits)
+                let receiver = Receiver::Endpoint(asked.to_owned());
+                (endpoint.url.as_str(), endpoint.secrets.as_slice(), endpoint.policy, receiver)
             }
-            Target::Url(url) => (url, [].as_slice(), Policy::PublicOnly, &self.urls),
+            Target::Url(url) => match egress::parse(url, Policy::PublicOnly) {
+                Ok(parsed) => {
+                    let receiver = Receiver::Origin(parsed.origin().ascii_serialization());
+                    (url, [].as_slice(), Policy::PublicOnly, receiver)
+                }
+                Err(refused) => return Made::Answered(Answer::Impossible(one_line(&refused))),
+            },
         };
-        let Ok(permit) = tokio::time::timeout(BUSY_WAIT, permits.acquire()).await else { return Made::Busy };
+        let place = match self.places.take(receiver, Instant::now()) {
+            Ok(place) => place,
+            Err(pause) => return Made::Busy(pause),
+        };
+        let permit = tokio::select! {
+            biased;
+            permit = place.permit() => permit,
+            () = self.drain.cancelled() => return Made::Busy(DRAIN_PAUSE),
+        };
         let request = request(url, parcel, secrets, trace);
         let http = if policy == Policy::AnyAddress { &self.anywhere } else { &self.public };
+        let began = Instant::now();
         let sent = http.send(request).await;
+        place.measured(began.elapsed());
         drop(permit);
         Made::Answered(match sent {
-            Ok(response) => Answer::Status(response.status, response.header("retry-after").map(str::to_owned)),
+            Ok(response) => {
+                let retry_after = response.retry_after(SystemTime::now());
+                Answer::Status(response.status, retry_after)
+            }
             Err(error) if error.is_permanent() => Answer::Impossible(one_line(&error)),
             Err(error) => Answer::Silence(one_line(&error)),
         })
@@ -133,6 +159,9 @@ impl Post {
     /// By core NATS: all who listen have it, and a stream that takes the subject stores it (once
     /// within its window, by the message id).
     async fn subject(&self, parcel: &Parcel, subject: &str, trace: TraceContext) -> Made {
+        if let Err(reason) = self.endpoints.may_publish(subject) {
+            return Made::Answered(Answer::Impossible(reason));
+        }
         let mut headers: jetlane_schemas::Headers = parcel
             .headers()
             .into_pairs()
@@ -169,6 +198,12 @@ impl Post {
             debug!(task_id = %parent.id, outcome = %parent.outcome, "No follow-up: its parent did not succeed.");
             return Made::Answered(Answer::Taken);
         }
+        let queue_of = |task_type: &TaskType| self.client.task_type(task_type).map(|entry| entry.queue);
+        match allowed::follow_up(&self.endpoints.follow_ups, &parent.task_type, task_type, queue_of) {
+            FollowUp::Allowed => {}
+            FollowUp::Unknown(reason) => return Made::Answered(Answer::Silence(reason)),
+            FollowUp::Refused(reason) => return Made::Answered(Answer::Impossible(reason)),
+        }
         let mut submit = self
             .client
             .submit_json(task_type.as_str(), parent.body.clone())
@@ -196,7 +231,7 @@ impl Post {
         let bus = self.client.bus();
         let task_id = &parcel.completion.id;
         let in_vain = parcel.in_vain.saturating_add(1);
-        let reason = match judge(answer, parcel.in_vain, parcel.jitter(), SystemTime::now()) {
+        let reason = match judge(answer, parcel.in_vain, parcel.jitter()) {
             Verdict::Delivered => {
                 self.counts.delivered.fetch_add(1, Ordering::Relaxed);
                 debug!(%task_id, index = parcel.index, "Callback delivered.");
@@ -215,7 +250,7 @@ impl Post {
         trace::set_error(span, &reason);
         warn!(%task_id, index = parcel.index, in_vain, reason, "Callback given up; it is kept as a dead letter.");
         parcel.bury(bus, in_vain, &reason).await?;
-        self.counts.dead.fetch_add(1, Ordering::Relaxed);
+        self.buried();
         Ok(())
     }
 

@@ -1,17 +1,15 @@
 //! Named webhook endpoints: as an operator types them, and checked.
 
+use crate::allowed::{InvalidPattern, Patterns};
 use crate::signature::{InvalidSecret, Secret};
 use jetlane_service::egress::{self, Policy};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::Semaphore;
 
-/// Deliveries to one endpoint at a time: a slow receiver is not flooded, and keeps no other waiting.
-const DELIVERIES_MAX: usize = 32;
 /// The most endpoints.
-const ENDPOINTS_MAX: usize = 1_000;
+pub(crate) const ENDPOINTS_MAX: usize = 1_000;
 /// The longest name of an endpoint, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 
@@ -23,6 +21,11 @@ pub struct Settings {
     pub endpoints: BTreeMap<String, EndpointSettings>,
     /// What becomes of a task that brings a URL instead of a name. Default refused.
     pub urls_in_tasks: UrlsInTasks,
+    /// Subjects that callbacks may be published to, as NATS patterns: `billing.>`. Default none.
+    pub subjects: Vec<String>,
+    /// Types of follow-up tasks beside those of the parent's own queue, as patterns: `mail.send`, `report.>`.
+    /// Default none.
+    pub follow_ups: Vec<String>,
 }
 
 /// One endpoint as an operator types it.
@@ -98,6 +101,15 @@ pub enum Invalid {
         /// The endpoint.
         name: String,
     },
+    /// A subject or a follow-up type.
+    #[error("`{list}` cannot be used")]
+    Pattern {
+        /// The setting.
+        list: &'static str,
+        /// Why.
+        #[source]
+        source: InvalidPattern,
+    },
     /// There are too many.
     #[error("there are {0} endpoints, at most {ENDPOINTS_MAX} are served")]
     TooMany(usize),
@@ -112,7 +124,6 @@ pub struct Endpoint {
     pub secrets: Vec<Secret>,
     /// Which addresses it may have.
     pub policy: Policy,
-    pub(crate) permits: Semaphore,
     disabled: AtomicBool,
 }
 
@@ -134,6 +145,8 @@ impl Endpoint {
 pub struct Endpoints {
     named: BTreeMap<String, Endpoint>,
     urls_in_tasks: UrlsInTasks,
+    subjects: Patterns,
+    pub(crate) follow_ups: Patterns,
 }
 
 /// Where a webhook goes.
@@ -155,7 +168,14 @@ impl Endpoints {
             return Err(Invalid::TooMany(settings.endpoints.len()));
         }
         let named = settings.endpoints.iter().map(|(name, typed)| Ok((name.clone(), check(name, typed)?)));
-        Ok(Self { named: named.collect::<Result<_, Invalid>>()?, urls_in_tasks: settings.urls_in_tasks })
+        let patterns =
+            |list, typed: &[String]| Patterns::parse(typed).map_err(|source| Invalid::Pattern { list, source });
+        Ok(Self {
+            named: named.collect::<Result<_, Invalid>>()?,
+            urls_in_tasks: settings.urls_in_tasks,
+            subjects: patterns("subjects", &settings.subjects)?,
+            follow_ups: patterns("follow_ups", &settings.follow_ups)?,
+        })
     }
 
     /// The endpoint of this name.
@@ -171,6 +191,14 @@ impl Endpoints {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.named.is_empty()
+    }
+
+    /// Whether a callback may be published to a subject; otherwise why not.
+    pub(crate) fn may_publish(&self, subject: &str) -> Result<(), String> {
+        if self.subjects.matches(subject) {
+            return Ok(());
+        }
+        Err(format!("the subject {subject} is not allowed: name it in `subjects` of [callback]"))
     }
 
     /// Where a task's webhook goes, or why nowhere.
@@ -210,7 +238,6 @@ fn check(name: &str, typed: &EndpointSettings) -> Result<Endpoint, Invalid> {
         url: typed.url.clone(),
         secrets: secrets.collect::<Result<_, _>>()?,
         policy,
-        permits: Semaphore::new(DELIVERIES_MAX),
         disabled: AtomicBool::new(false),
     })
 }
@@ -224,7 +251,7 @@ mod tests {
     }
 
     fn settings(name: &str, endpoint: EndpointSettings) -> Settings {
-        Settings { endpoints: [(name.to_owned(), endpoint)].into(), urls_in_tasks: UrlsInTasks::Refused }
+        Settings { endpoints: [(name.to_owned(), endpoint)].into(), ..Settings::default() }
     }
 
     #[test]

@@ -7,21 +7,25 @@
 //!
 //! # Layout
 //! - [`endpoint`], [`signature`], [`rules`]: pure: where webhooks go, how they are signed, what follows
+//! - `allowed`: which subjects and follow-up types a submitter may name; `places`: who is delivered to, and when
 //! - `body`, `parcel`, `deliver`: what is sent, how it waits, one delivery
 //! - `serve`: the two consumers
 //! - `readiness`: what the service reports of itself to health probes
 //!
 //! Deliberately absent: exactly once. A receiver knows a repeated callback by its constant id.
 
+mod allowed;
 mod body;
 mod deliver;
 pub mod endpoint;
 mod parcel;
+mod places;
 mod readiness;
 pub mod rules;
 mod serve;
 pub mod signature;
 
+pub use allowed::InvalidPattern;
 pub use deliver::Counts;
 pub use endpoint::{Endpoints, Settings};
 pub use serve::{Error, serve};

@@ -4,13 +4,48 @@
 use jetlane_bus::publish::Expect;
 use jetlane_bus::{Bus, Delivery, Outgoing, clock};
 use jetlane_schemas::completion::Unreadable;
-use jetlane_schemas::{Callback, Completion, Headers, Micros, header, intake, subject};
+use jetlane_schemas::{Callback, Completion, Headers, Micros, TaskId, TaskType, header, intake, subject};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The longest reason that is kept with a callback that was given up, in characters.
 const REASON_CHARS_MAX: usize = 1_000;
+
+/// Keeps a message that should bring callbacks and cannot be read as a dead letter, whole, and says why and from where.
+///
+/// Its subject is never that of a callback: who may publish such a message must not take the place of a real one.
+pub(crate) async fn bury_unreadable(bus: &Bus, delivery: &Delivery, reason: &str) -> Result<(), jetlane_bus::Error> {
+    let sequence = delivery.facts.stream_sequence;
+    let kind = if subject::parse_done(&delivery.subject).is_some() { "completion" } else { "callback" };
+    let task_type = TaskType::new(format!("jetlane.unreadable.{kind}")).expect("three tokens of letters");
+    let dead = subject::dead_callback(&task_type, &TaskId::from_sequence(sequence), 0);
+    let reason: String = format!("{reason} ({})", delivery.subject).chars().take(REASON_CHARS_MAX).collect();
+    let mut headers: Headers = delivery.headers().into_pairs().into_iter().filter(|(name, _)| is_kept(name)).collect();
+    headers.push(header::REASON, intake::percent_encode(&reason));
+    let message_id = Some(format!("unreadable:{kind}:{sequence}"));
+    let out = |headers| Outgoing {
+        subject: dead.clone(),
+        headers,
+        body: delivery.body.clone(),
+        message_id: message_id.clone(),
+        expect: Expect::Anything,
+    };
+    match bus.publish(out(headers)).await {
+        // With one header more it may be over the server's limit.
+        Err(jetlane_bus::Error::Refused { .. }) => {
+            let mut short = Headers::new();
+            short.push(header::REASON, intake::percent_encode(&reason));
+            bus.publish(out(short)).await?.or_refused(&dead).map(|_sequence| ())
+        }
+        other => other?.or_refused(&dead).map(|_sequence| ()),
+    }
+}
+
+/// Headers that start with `Nats-` speak to the server: they would schedule the dead letter.
+fn is_kept(name: &str) -> bool {
+    !name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
+}
 
 /// One callback of one completion.
 #[derive(Debug, Clone)]

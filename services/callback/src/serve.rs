@@ -2,8 +2,9 @@
 //! without an SDK serve, the completions themselves, since those clients store nothing but that.
 
 use crate::deliver::{Counts, Post};
-use crate::endpoint::Endpoints;
-use crate::parcel::Parcel;
+use crate::endpoint::{ENDPOINTS_MAX, Endpoints};
+use crate::parcel::{self, Parcel};
+use crate::places::PLACES_MAX;
 use crate::readiness::Readiness;
 use futures::future::join_all;
 use jetlane::Client;
@@ -20,15 +21,18 @@ use jetlane_service::frame::one_line;
 use jetlane_service::health::{BEAT_EVERY, Condition, Health, Heartbeat};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// The durable consumer of callbacks that are due.
 const CONSUMER: &str = "callback";
-/// Messages of one stream in this process's hands.
-const HELD_MAX: usize = 512;
+/// Messages of one consumer in hand: those with a place, and a quarter as many that are being stored away.
+const HELD_MAX: usize = (PLACES_MAX + ENDPOINTS_MAX) * 5 / 4;
+/// Bytes of their bodies beyond which no more are asked for.
+const HELD_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of messages that one pull may bring.
 const PULL_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Messages that all callback services together hold unanswered.
@@ -107,7 +111,7 @@ async fn deliver_all(
     readiness: Arc<Readiness>,
     drain: CancellationToken,
 ) -> Result<(), Error> {
-    let post = Arc::new(Post::new(client, endpoints, counts.clone()).map_err(Error::Prepare)?);
+    let post = Arc::new(Post::new(client, endpoints, counts.clone(), drain.clone()).map_err(Error::Prepare)?);
     let ready = async {
         let due = Reader::open(post.clone(), Source::Due, &readiness).await?;
         Ok::<_, Error>((due, watch(post.client().bus()).await))
@@ -232,6 +236,8 @@ struct Reader {
     post: Arc<Post>,
     puller: Puller,
     in_hand: JoinSet<()>,
+    /// Bytes of the bodies in hand.
+    bytes: Arc<AtomicUsize>,
     /// Whether the consumer is read.
     condition: Condition,
     beat: Heartbeat,
@@ -242,7 +248,7 @@ impl Reader {
         let condition = readiness.consumer();
         let puller = open(post.client().bus(), &source, &condition).await?;
         let beat = readiness.heartbeat(format!("reader of {}", source.durable().name));
-        Ok(Self { source, post, puller, in_hand: JoinSet::new(), condition, beat })
+        Ok(Self { source, post, puller, in_hand: JoinSet::new(), bytes: Arc::default(), condition, beat })
     }
 
     async fn read(mut self, drain: &CancellationToken) -> Result<(), Error> {
@@ -263,13 +269,17 @@ impl Reader {
             let outstanding = self.puller.outstanding();
             let room = HELD_MAX.saturating_sub(self.in_hand.len() + outstanding);
             // Not a pull of its own for every message; but a little room is used before none is asked for.
-            if room > HELD_MAX / 2 || (outstanding == 0 && room > 0) {
+            let is_light = self.bytes.load(Ordering::Relaxed) < HELD_BYTES_MAX;
+            if is_light && (room > HELD_MAX / 2 || (outstanding == 0 && room > 0)) {
                 self.puller.ask(room, Some(PULL_BYTES_MAX)).await.map_err(|e| self.failed(e))?;
             }
             tokio::select! {
                 () = drain.cancelled() => return Ok(()),
                 _ = beats.tick() => self.beat.beat(),
-                Some(_done) = self.in_hand.join_next() => {}
+                Some(ended) = self.in_hand.join_next() => if let Err(panicked) = ended {
+                    // One callback must not end the service: its message comes again by itself.
+                    error!(error = %panicked, "A delivery panicked; its callback comes again.");
+                },
                 pulled = self.puller.next() => match pulled {
                     Pulled::Delivery(delivery) => self.take(delivery).await?,
                     Pulled::Room => {}
@@ -303,16 +313,43 @@ impl Reader {
         match parcels {
             Ok(parcels) if parcels.is_empty() => {}
             Ok(parcels) => {
-                self.in_hand.spawn(deliver(self.post.clone(), parcels, delivery.ack));
+                let (post, bytes) = (self.post.clone(), delivery.body.len());
+                self.hold(bytes, deliver(post, parcels, delivery.ack));
                 return Ok(());
             }
-            Err(error) => warn!(%error, subject = delivery.subject, "A callback cannot be read; it is passed over."),
+            Err(error) => {
+                let (post, bytes) = (self.post.clone(), delivery.body.len());
+                self.hold(bytes, keep_unreadable(post, delivery, one_line(&error)));
+                return Ok(());
+            }
         }
         delivery.ack.settle().await.map_err(|e| self.failed(e))
     }
 
+    /// Works on a message beside the others.
+    fn hold(&mut self, bytes: usize, work: impl Future<Output = ()> + Send + 'static) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let weight = Weight { all: self.bytes.clone(), bytes };
+        self.in_hand.spawn(async move {
+            let _weight = weight;
+            work.await;
+        });
+    }
+
     fn failed(&self, source: jetlane_bus::Error) -> Error {
         Error::Read { stream: self.source.stream(), source }
+    }
+}
+
+/// The bytes of one body in hand; taken off again however its work ends.
+struct Weight {
+    all: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -346,6 +383,24 @@ async fn deliver(post: Arc<Post>, parcels: Vec<Parcel>, ack: Ack) {
     warn!(error = %one_line(&error), "The outcome of a callback is not stored; it comes again.");
     if let Err(error) = ack.give_back(AGAIN_AFTER).await {
         debug!(%error, "A message was not given back; it comes again by itself.");
+    }
+}
+
+/// Keeps a message that cannot be read as a dead letter, then acks it.
+async fn keep_unreadable(post: Arc<Post>, delivery: Delivery, reason: String) {
+    let kept = held(&delivery.ack, parcel::bury_unreadable(post.client().bus(), &delivery, &reason)).await;
+    let Delivery { subject, ack, .. } = delivery;
+    if let Err(error) = kept {
+        warn!(subject, reason, error = %one_line(&error), "A callback cannot be read or kept as a dead letter; it comes again.");
+        if let Err(error) = ack.give_back(AGAIN_AFTER).await {
+            debug!(%error, "A message was not given back; it comes again by itself.");
+        }
+        return;
+    }
+    post.buried();
+    warn!(subject, reason, "A callback cannot be read; it is kept as a dead letter.");
+    if !ack.settle_confirmed().await {
+        debug!("An ack was not confirmed; the message may come again.");
     }
 }
 

@@ -5,13 +5,15 @@
 //! nothing). Deliberately absent: redirects, proxies from the environment, cookies, compression.
 
 mod address;
+mod lookup;
+mod retry_after;
 
 pub use address::{Policy, Refused, check_resolved, parse, why_not_public};
 
+use lookup::Lookups;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use std::error::Error as StdError;
-use std::net::SocketAddr;
 use std::time::Duration;
 use tracing::warn;
 
@@ -208,18 +210,21 @@ fn builder(policy: Policy) -> reqwest::ClientBuilder {
         .no_deflate()
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
-        .dns_resolver(Guard(policy))
+        .dns_resolver(Guard { policy, lookups: Lookups::default() })
 }
 
 /// Resolves names for connections and hands out nothing that the policy forbids.
-#[derive(Debug, Clone, Copy)]
-struct Guard(Policy);
+#[derive(Debug, Clone)]
+struct Guard {
+    policy: Policy,
+    lookups: Lookups,
+}
 
 impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
-        let policy = self.0;
+        let (policy, lookups) = (self.policy, self.lookups.clone());
         Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let found = lookups.find(name.as_str()).await?;
             check_resolved(name.as_str(), &found, policy)?;
             Ok(Box::new(found.into_iter()) as Addrs)
         })

@@ -1,8 +1,11 @@
 //! What the callback service promises, against a real nats-server and a receiver that verifies
 //! signatures with the reference library.
 
+mod busy;
+mod lists;
 mod receiver;
 mod stage;
+mod unreadable;
 
 use jetlane_callback::endpoint::{EndpointSettings, UrlsInTasks};
 use jetlane_callback::{Settings, signature::Secret};
@@ -23,7 +26,11 @@ fn endpoint(url: &str, secrets: &[String]) -> EndpointSettings {
 }
 
 fn settings(url: &str, secrets: &[String]) -> Settings {
-    Settings { endpoints: [("hook".to_owned(), endpoint(url, secrets))].into(), urls_in_tasks: UrlsInTasks::Refused }
+    Settings { endpoints: [("hook".to_owned(), endpoint(url, secrets))].into(), ..Settings::default() }
+}
+
+fn may_follow(types: &[&str]) -> Settings {
+    Settings { follow_ups: types.iter().map(ToString::to_string).collect(), ..Settings::default() }
 }
 
 #[tokio::test]
@@ -149,7 +156,7 @@ async fn a_completion_that_any_client_wrote_cannot_make_the_service_publish_into
 async fn a_subject_receives_headers_and_body_of_the_completion() {
     let stage = Stage::open().await;
     let mut heard = stage.bus.subscribe("billing.done").await.expect("subscribed");
-    let service = stage.start(&Settings::default());
+    let service = stage.start(&Settings { subjects: vec!["billing.*".into()], ..Settings::default() });
     let callback = Callback::Subject { subject: "billing.done".into() };
     stage.complete(&completion("s1", Outcome::Succeeded, b"{\"n\":1}", vec![callback])).await;
     let message = heard.next().await.expect("a message");
@@ -175,7 +182,7 @@ async fn a_follow_up_inherits_its_parents_priority_unless_it_states_one() {
         priority,
         callbacks: Vec::new(),
     };
-    let service = stage.start(&Settings::default());
+    let service = stage.start(&may_follow(&["mail.*"]));
     let follow_ups = vec![then("mail.send", None), then("mail.log", Some(Priority::Low))];
     let mut parent = completion("s3", Outcome::Succeeded, b"{}", follow_ups);
     parent.priority = Priority::Critical;
@@ -199,7 +206,7 @@ async fn a_follow_up_is_submitted_once_after_success_alone_with_the_output_as_it
         priority: None,
         callbacks: vec![webhook("hook")],
     };
-    let service = stage.start(&Settings::default());
+    let service = stage.start(&may_follow(&["mail.send"]));
     stage.complete(&completion("s1", Outcome::Failed, b"", vec![then()])).await;
     let mut parent = completion("s2", Outcome::Succeeded, b"{\"to\":\"ada\"}", vec![then()]);
     parent.priority = Priority::High;
@@ -224,7 +231,7 @@ async fn a_follow_up_is_submitted_once_after_success_alone_with_the_output_as_it
     let (body, expect) = (parent.body.clone().into(), jetlane_bus::publish::Expect::Anything);
     let out = jetlane_bus::Outgoing { subject: due.clone(), headers, body, message_id: None, expect };
     stage.bus.publish(out).await.expect("an answer").or_refused(&due).expect("stored");
-    let again = stage.start(&Settings::default());
+    let again = stage.start(&may_follow(&["mail.send"]));
     assert_eq!(submitted.next().await.expect("sent again").headers.get("ce-id"), Some(id.as_str()));
     again.stop().await;
     let stored = stage.bus.subject_counts(STREAM_TASKS, ">").await.expect("counted");

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::time::Instant;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 /// One request as it came in.
 pub(crate) struct Received {
@@ -62,6 +63,27 @@ impl Receiver {
 
     pub(crate) async fn next(&mut self) -> Received {
         self.received.recv().await.expect("the receiver runs")
+    }
+
+    /// Takes requests and answers none before it is told to; returns the address, a count of what has come, and what
+    /// lets all answers go.
+    pub(crate) async fn hang() -> (SocketAddr, watch::Receiver<usize>, CancellationToken) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (came, seen) = watch::channel(0);
+        let release = CancellationToken::new();
+        let released = release.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                came.send_modify(|count| *count += 1);
+                let released = released.clone();
+                tokio::spawn(async move {
+                    released.cancelled().await;
+                    answer(stream, "204 No Content").await;
+                });
+            }
+        });
+        (address, seen, release)
     }
 
     /// Whether nothing has come that was not asked for with [`Receiver::next`].

@@ -6,7 +6,7 @@ use jetlane_bus::local::{self, Options, Server};
 use jetlane_bus::topology::Settings as Streams;
 use jetlane_bus::{Bus, Connect, Subscription};
 use jetlane_callback::{Counts, Endpoints, Settings, serve};
-use jetlane_schemas::header::REASON;
+use jetlane_schemas::header::{DELIVERY, REASON};
 use jetlane_schemas::{
     Callback, Completion, Failure, Micros, Outcome, QueueName, RunToken, TaskEvent, TaskId, TaskType, intake, subject,
 };
@@ -50,6 +50,20 @@ impl Stage {
         assert!(matches!(completed, Completed::Won), "{completed:?}");
     }
 
+    /// Stores callbacks that are due now, of one webhook each, many at once.
+    pub(crate) async fn due(&self, parents: impl Iterator<Item = Completion>) {
+        let out = |parent: Completion| {
+            let mut headers = parent.headers("");
+            headers.push(DELIVERY, "0");
+            let subject = subject::callback(&parent.task_type, &parent.id, 0);
+            let expect = jetlane_bus::publish::Expect::Anything;
+            jetlane_bus::Outgoing { subject, headers, body: parent.body.into(), message_id: None, expect }
+        };
+        for stored in self.bus.publish_all(parents.map(out).collect()).await {
+            stored.expect("an answer").or_refused("callbacks").expect("stored");
+        }
+    }
+
     /// Callbacks that the service has been given and has not acked.
     pub(crate) async fn unanswered(&self) -> u64 {
         let backlog = self.bus.backlog(subject::STREAM_TIME, "callback").await.expect("read").expect("a consumer");
@@ -64,6 +78,16 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Tells the service to drain, without waiting.
+    pub(crate) fn drain(&self) {
+        self.drain.cancel();
+    }
+
+    /// Ends the service at once, as a crash would.
+    pub(crate) fn abort(self) {
+        self.work.abort();
+    }
+
     /// Drains the service: what it has in hand is finished.
     pub(crate) async fn stop(self) -> Arc<Counts> {
         self.drain.cancel();

@@ -40,7 +40,11 @@ pub(crate) async fn run(demo: &Demo, output: &Output) -> Result<Exit, Failure> {
     let pictures = folders.pictures()?;
     let slots = std::thread::available_parallelism().map_or(2, usize::from);
     let wanted = Wanted {
-        variables: vec![("JETLANE_EXECUTOR_SLOTS", slots.to_string()), ("JETLANE_LOG", "error".into())],
+        variables: vec![
+            ("JETLANE_EXECUTOR_SLOTS", slots.to_string()),
+            ("JETLANE_LOG", "error".into()),
+            ("JETLANE_CALLBACK_SUBJECTS", format!("[{GALLERY_SUBJECT:?}]")),
+        ],
         name: "jetlane-demo",
         ..Wanted::default()
     };

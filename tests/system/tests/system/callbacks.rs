@@ -61,7 +61,8 @@ impl Rig {
             allow_private_addresses: true,
         };
         let endpoints = url.map(|url| ("hook".to_owned(), endpoint(url))).into_iter().collect();
-        let endpoints = Endpoints::new(&Settings { endpoints, ..Settings::default() }).expect("valid");
+        let endpoints =
+            Endpoints::new(&Settings { endpoints, subjects: vec![">".into()], ..Settings::default() }).expect("valid");
         let (client, counts) = (rig.kit.another_client().await, Arc::clone(&rig.counts));
         rig.kit.keep(tokio::spawn(async move {
             let served =

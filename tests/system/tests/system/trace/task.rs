@@ -54,6 +54,7 @@ pub(super) async fn trace_one(otlp: &str) -> String {
     let service = |service| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_jetlane-under-test"));
         command.args(["run", service]).env("NATS_URL", &url).env("JETLANE_DIE_WITH_PARENT", "1");
+        command.env("JETLANE_CALLBACK_SUBJECTS", "[\"trace.>\"]");
         start(command, otlp)
     };
     let (dispatcher, executor) = (service("dispatcher"), service("executor"));
