@@ -128,12 +128,12 @@ fn say_waiting(output: &Output, id: &TaskId) {
 async fn completion_of_any_type(client: &Client, id: &TaskId, output: &Output) -> Result<Completion, Failure> {
     let bus = client.bus();
     let closed = || Failure::from(jetlane::Error::Closed { id: id.clone() });
-    let mut connections = bus.connections();
+    let mut gaps = bus.gaps();
     let listening = bus.hear_all_told().await;
     let mut told = listening.map_err(|error| Failure::of(Exit::Error, &error))?;
     let mut said = false;
     loop {
-        connections.mark_unchanged();
+        gaps.mark_unchanged();
         if let Some(completion) = look(client, None, id).await? {
             return Ok(completion);
         }
@@ -149,7 +149,7 @@ async fn completion_of_any_type(client: &Client, id: &TaskId, output: &Output) -
                 message = told.next() => if let Some(completion) = find(&message.ok_or_else(closed)?, id) {
                     return Ok(completion);
                 },
-                changed = connections.changed() => {
+                changed = gaps.changed() => {
                     changed.map_err(|_| closed())?;
                     break;
                 }

@@ -1,20 +1,21 @@
 //! One connection to the broker, and what it tells of itself.
 
 use crate::acks::Acks;
+use crate::address::{self, Login};
 use crate::block::Block;
 use crate::error::Error;
 use crate::publish::Expect;
 use crate::settling::Settling;
 use async_nats::client::RequestErrorKind;
 use async_nats::jetstream::{self, context::ContextBuilder};
-use async_nats::{Event, HeaderMap};
+use async_nats::{ConnectErrorKind, Event, HeaderMap};
 use bytes::Bytes;
 use futures::StreamExt;
 use jetlane_schemas::Headers;
 use jetlane_schemas::limits::{BODY_BYTES_MAX, HOP_OVERHEAD_BYTES};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::sync::{OnceCell, watch};
 
 /// The most publishes of one connection that wait for their acks (beyond about 1,000 the server's
@@ -28,6 +29,8 @@ const SUBSCRIPTION_MESSAGES_MAX: usize = 1 << 17;
 const COMMANDS_MAX: usize = 8_192;
 /// The longest pause between two attempts to reconnect.
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// How often a lasting refusal of the credentials is logged.
+const DENIED_EVERY: Duration = Duration::from_secs(30);
 
 /// What to do when no server answers at start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +44,8 @@ pub enum WhenAbsent {
 /// Where and how to connect.
 #[derive(Debug, Clone)]
 pub struct Connect {
-    /// Comma-separated URLs. Default `nats://127.0.0.1:4222`.
+    /// URLs of servers, separated by commas. Default `nats://127.0.0.1:4222`. User and password, or a token, may stand
+    /// in them, percent-encoded: `nats://user:pass@host`, `nats://token@host`.
     pub url: String,
     /// The connection's name, as the server lists it.
     pub name: String,
@@ -92,8 +96,30 @@ pub struct Shared {
     pub(crate) settling: Settling,
     /// What a completion's first send asks of its subject, once that is found out.
     pub(crate) done_expects: OnceCell<Expect>,
-    connections: watch::Receiver<u64>,
+    events: Events,
     connect: Connect,
+    /// The address without its secrets.
+    shown_url: String,
+}
+
+/// What the connection reports of itself.
+#[derive(Debug, Clone)]
+struct Events {
+    /// Counts connections.
+    connections: watch::Receiver<u64>,
+    /// Whether the connection is up.
+    connected: watch::Receiver<bool>,
+    /// Counts the moments at which messages of core NATS may have been missed.
+    gaps: watch::Receiver<u64>,
+}
+
+/// The other ends of [`Events`].
+struct Reports {
+    connections: watch::Sender<u64>,
+    connected: watch::Sender<bool>,
+    gaps: watch::Sender<u64>,
+    /// When a refusal of the credentials was last logged.
+    denied_at: Mutex<Option<Instant>>,
 }
 
 impl std::ops::Deref for Bus {
@@ -138,9 +164,11 @@ impl Bus {
     /// Connects, and goes on reconnecting for as long as the bus lives.
     ///
     /// # Errors
-    /// [`Error::Connect`], [`Error::Credentials`], [`Error::TooOld`], [`Error::NoJetStream`].
+    /// [`Error::Address`], [`Error::Connect`], [`Error::Denied`], [`Error::Credentials`], [`Error::TooOld`],
+    /// [`Error::NoJetStream`].
     pub async fn connect(connect: &Connect) -> Result<Self, Error> {
-        let (connected, connections) = watch::channel(0_u64);
+        let servers = address::Servers::parse(&connect.url)?;
+        let (reports, events) = Reports::channel(connect.when_absent == WhenAbsent::Fail);
         let mut options = async_nats::ConnectOptions::new()
             .name(&connect.name)
             .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
@@ -148,9 +176,14 @@ impl Bus {
             .request_timeout(Some(ANSWER_TIMEOUT))
             .reconnect_delay_callback(reconnect_pause)
             .event_callback(move |event| {
-                note_event(&event, &connected);
+                reports.note(&event);
                 std::future::ready(())
             });
+        options = match servers.login {
+            Some(Login::Password { user, password }) => options.user_and_password(user, password),
+            Some(Login::Token(token)) => options.token(token),
+            None => options,
+        };
         if connect.when_absent == WhenAbsent::Wait {
             options = options.retry_on_initial_connect();
         }
@@ -163,21 +196,24 @@ impl Bus {
                 .await
                 .map_err(|source| Error::Credentials { path: path.display().to_string(), source: source.into() })?;
         }
-        let client = options
-            .connect(connect.url.as_str())
-            .await
-            .map_err(|source| Error::Connect { url: connect.url.clone(), source: source.into() })?;
+        let client = options.connect(servers.addresses).await.map_err(|source| match source.kind() {
+            ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+                Error::Denied { url: servers.shown.clone(), source: source.into() }
+            }
+            _ => Error::Connect { url: servers.shown.clone(), source: source.into() },
+        })?;
         let jetstream = ContextBuilder::new()
             .timeout(ANSWER_TIMEOUT)
             .ack_timeout(ANSWER_TIMEOUT)
             .max_ack_inflight(PUBLISHES_IN_FLIGHT_MAX)
             .backpressure_on_inflight(true)
             .build(client.clone());
-        let acks = Acks::hear(&client, connections.clone(), PUBLISHES_IN_FLIGHT_MAX).await;
+        let acks = Acks::hear(&client, events.connections.clone(), PUBLISHES_IN_FLIGHT_MAX).await;
         let acks = acks.map_err(|source| Error::Subscribe { subject: "(acks)".into(), source: source.into() })?;
         let settling = Settling::begin(client.clone());
         let (done_expects, connect) = (OnceCell::new(), connect.clone());
-        let shared = Shared { client, jetstream, acks, settling, done_expects, connections, connect };
+        let shared =
+            Shared { client, jetstream, acks, settling, done_expects, events, connect, shown_url: servers.shown };
         let bus = Self { shared: Arc::new(shared) };
         if bus.connect.when_absent == WhenAbsent::Wait {
             bus.wait_connected().await;
@@ -197,20 +233,20 @@ impl Bus {
     }
 
     async fn wait_connected(&self) {
-        let mut connections = self.connections.clone();
+        let mut connections = self.connections();
         // The sender lives as long as the client, so waiting ends with the first connection.
         let _closed = connections.wait_for(|count| *count > 0).await;
     }
 
     async fn check_server(&self) -> Result<(), Error> {
         if !self.client.is_server_compatible(2, 14, 0) {
-            return Err(Error::TooOld { url: self.connect.url.clone(), found: self.server().version });
+            return Err(Error::TooOld { url: self.shown_url.clone(), found: self.server().version });
         }
         self.jetstream
             .query_account()
             .await
             .map(|_account| ())
-            .map_err(|source| Error::NoJetStream { url: self.connect.url.clone(), source: source.into() })
+            .map_err(|source| Error::NoJetStream { url: self.shown_url.clone(), source: source.into() })
     }
 
     /// What the server said of itself at the last connection.
@@ -219,9 +255,9 @@ impl Bus {
         ServerFacts { version: info.version, name: info.server_name, max_payload: info.max_payload }
     }
 
-    /// The address that this bus was told to connect to.
+    /// The address that this bus was told to connect to, without user, password or token.
     pub fn url(&self) -> &str {
-        &self.connect.url
+        &self.shown_url
     }
 
     /// The largest body of a task or output, in bytes: 768 KiB, and at most the server's
@@ -233,7 +269,19 @@ impl Bus {
     /// Counts connections: it changes with every reconnect, after which nothing that was asked of
     /// the old one may be relied on.
     pub fn connections(&self) -> watch::Receiver<u64> {
-        self.connections.clone()
+        self.events.connections.clone()
+    }
+
+    /// Tells whether the connection is up, now and at every change.
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.events.connected.clone()
+    }
+
+    /// Counts gaps: it changes whenever messages of core NATS may have been missed, at a reconnect and when a
+    /// subscription of this connection was too slow. Pulls and publishes follow [`Bus::connections`] instead: a slow
+    /// subscription takes nothing from them.
+    pub fn gaps(&self) -> watch::Receiver<u64> {
+        self.events.gaps.clone()
     }
 
     /// Returns whether the connection is up at this moment.
@@ -294,24 +342,59 @@ impl Bus {
     }
 }
 
-fn note_event(event: &Event, connected: &watch::Sender<u64>) {
-    match event {
-        Event::Connected => {
-            connected.send_modify(|count| *count += 1);
-            if *connected.borrow() > 1 {
-                tracing::info!("Connected to NATS again.");
-            }
-        }
-        Event::Disconnected => tracing::warn!("The connection to NATS is lost; trying again."),
-        Event::SlowConsumer(_) => {
-            tracing::warn!("A subscription was too slow and lost messages.");
-            // What was lost is looked for as after a reconnect.
-            connected.send_modify(|count| *count += 1);
-        }
-        Event::ServerError(error) => tracing::warn!(%error, "NATS refused something."),
-        Event::ClientError(error) => tracing::debug!(%error, "The NATS client met an error."),
-        Event::LameDuckMode | Event::Draining | Event::Closed => tracing::debug!(%event, "NATS connection event."),
+impl Reports {
+    fn channel(connected: bool) -> (Self, Events) {
+        let (connections, seen) = watch::channel(0);
+        let (connected, is_connected) = watch::channel(connected);
+        let (gaps, missed) = watch::channel(0);
+        let reports = Self { connections, connected, gaps, denied_at: Mutex::default() };
+        (reports, Events { connections: seen, connected: is_connected, gaps: missed })
     }
+
+    fn note(&self, event: &Event) {
+        match event {
+            Event::Connected => {
+                self.connections.send_modify(|count| *count += 1);
+                self.gaps.send_modify(|count| *count += 1);
+                self.connected.send_replace(true);
+                if *self.connections.borrow() > 1 {
+                    tracing::info!("Connected to NATS again.");
+                }
+            }
+            Event::Disconnected => {
+                self.connected.send_replace(false);
+                tracing::warn!("The connection to NATS is lost; reconnecting.");
+            }
+            Event::SlowConsumer(_) => {
+                tracing::warn!("A subscription was too slow and lost messages; what waited for them reads again.");
+                self.gaps.send_modify(|count| *count += 1);
+            }
+            Event::ServerError(error) => self.note_refusal(&error.to_string()),
+            Event::ClientError(error) => self.note_refusal(&error.to_string()),
+            Event::LameDuckMode | Event::Draining | Event::Closed => tracing::debug!(%event, "NATS connection event."),
+        }
+    }
+
+    /// Logs what the server or the client library refused: wrong credentials as an error, since nothing but a person
+    /// mends them.
+    fn note_refusal(&self, words: &str) {
+        if !is_denied(words) {
+            return tracing::warn!(reason = words, "NATS refused a request or a connection.");
+        }
+        let mut denied_at = self.denied_at.lock().expect("nobody panics while holding the time of a refusal");
+        if denied_at.is_none_or(|at| at.elapsed() >= DENIED_EVERY) {
+            *denied_at = Some(Instant::now());
+            tracing::error!(
+                reason = words,
+                "NATS refused the credentials; trying again. Check user, password, token or credentials file."
+            );
+        }
+    }
+}
+
+fn is_denied(words: &str) -> bool {
+    let words = words.to_ascii_lowercase();
+    words.contains("authorization violation") || words.contains("authentication")
 }
 
 fn reconnect_pause(attempts: usize) -> Duration {
@@ -327,4 +410,50 @@ pub(crate) fn headers_from(map: Option<&HeaderMap>) -> Headers {
             values.iter().map(move |value| (name.to_owned(), value.as_str().to_owned()))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::stage::place;
+    use crate::local::{self, Options, Server};
+
+    #[tokio::test]
+    async fn slow_subscription_is_a_gap_and_no_reconnect() {
+        let (server, bus) = place().await;
+        let _unread = bus.subscribe("flood").await.expect("subscribed");
+        let (mut gaps, connections) = (bus.gaps(), bus.connections());
+        gaps.mark_unchanged();
+        let before = *connections.borrow();
+        let other = async_nats::connect(server.url()).await.expect("connected");
+        for _ in 0..=SUBSCRIPTION_MESSAGES_MAX {
+            other.publish("flood", Bytes::new()).await.expect("sent");
+        }
+        other.flush().await.expect("flushed");
+        gaps.changed().await.expect("the client lives");
+        assert_eq!(*connections.borrow(), before, "pulls and publishes of the connection go on");
+    }
+
+    async fn guarded() -> Server {
+        let binary = local::find(|line| eprintln!("{line}")).await.expect("a server");
+        let config = "authorization { users: [{ user: \"jl\", password: \"p@ss#1\" }] }".to_owned();
+        Server::start(&binary, Options { config, ..Options::default() }).await.expect("it starts")
+    }
+
+    #[tokio::test]
+    async fn login_in_the_address_connects_and_a_wrong_one_is_refused_at_once() {
+        let server = guarded().await;
+        let at = |login: &str| Connect::to(format!("nats://{login}@127.0.0.1:{}", server.port()), "test");
+        Bus::connect(&at("jl:p%40ss%231")).await.expect("connected");
+        let error = Bus::connect(&at("jl:wrong")).await.expect_err("refused");
+        assert!(matches!(error, Error::Denied { .. }), "{error:?}");
+        assert!(!format!("{error} {error:?}").contains("wrong"), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn list_of_servers_connects_to_the_one_that_answers() {
+        let (server, _bus) = place().await;
+        let list = format!("nats://127.0.0.1:1,{}", server.url());
+        Bus::connect(&Connect::to(list, "test")).await.expect("connected");
+    }
 }

@@ -6,7 +6,7 @@ use crate::block::Block;
 use crate::clock;
 use crate::connection::{Bus, headers_from};
 use crate::error::Error;
-use crate::publish::{Expect, Outgoing, Published};
+use crate::publish::{COMPLETION_WITHIN, Expect, Outgoing, Published};
 use crate::subjects::Subjects;
 use crate::topology::takes_one_a_subject;
 use async_nats::HeaderMap;
@@ -140,7 +140,7 @@ impl Bus {
         let is_open = |said: &Answer| !matches!(said, Answer::Stored(_));
         let open = completions.iter().zip(&said).filter(|(_, said)| is_open(said));
         let outs = open.map(|(completion, _)| outgoing(completion)).collect();
-        let mut published = self.publish_all(outs).await.into_iter();
+        let mut published = self.publish_all_within(outs, COMPLETION_WITHIN).await.into_iter();
         let mut all = Vec::with_capacity(completions.len());
         for (completion, said) in completions.iter().zip(said) {
             let published = if is_open(&said) { published.next() } else { None };
@@ -207,11 +207,25 @@ impl Bus {
     async fn arbitrated(&self, completion: &Completion, published: Published) -> Result<Completed, Error> {
         match published {
             Published::Stored(_) | Published::Duplicate(_) => Ok(Completed::Won),
-            Published::Taken | Published::Full => match self.read_done(&completion.task_type, &completion.id).await? {
-                Some(stored) if stored.token.is_some() && stored.token == completion.token => Ok(Completed::Won),
-                Some(stored) => Ok(Completed::Lost(Box::new(stored))),
-                None => Ok(Completed::Full),
-            },
+            Published::Taken | Published::Full => {
+                let taken = published == Published::Taken;
+                let stored = match self.read_done(&completion.task_type, &completion.id).await? {
+                    // The copy that answered may not have what its leader refused this one for.
+                    None if taken => self.read_done_of_leader(&completion.task_type, &completion.id).await?,
+                    read => read,
+                };
+                match stored {
+                    Some(stored) if stored.token.is_some() && stored.token == completion.token => Ok(Completed::Won),
+                    Some(stored) => Ok(Completed::Lost(Box::new(stored))),
+                    // It has aged since: the next send finds its subject empty.
+                    None if taken => Err(Error::Publish {
+                        subject: subject::done(&completion.task_type, &completion.id),
+                        attempts: 1,
+                        source: "the subject had a completion that is gone by now".into(),
+                    }),
+                    None => Ok(Completed::Full),
+                }
+            }
             Published::NoStream => {
                 let subject = subject::done(&completion.task_type, &completion.id);
                 Published::NoStream.or_refused(&subject).map(|_| Completed::Full)
@@ -275,6 +289,27 @@ impl Bus {
                 Completion::from_message(&subject, &headers, &body).map(Some).map_err(|e| failed(e.into()))
             }
         }
+    }
+
+    /// Reads a task's completion from the leader of DONE, which has all that it answered for.
+    async fn read_done_of_leader(&self, task_type: &TaskType, id: &TaskId) -> Result<Option<Completion>, Error> {
+        use async_nats::jetstream::ErrorCode;
+        use async_nats::jetstream::stream::LastRawMessageErrorKind;
+        let subject = subject::done(task_type, id);
+        let failed = |source| Error::Read { stream: STREAM_DONE.into(), what: subject.clone(), source };
+        let handle = self.jetstream.get_stream_no_info(STREAM_DONE).await.map_err(|e| failed(e.into()))?;
+        let message = match handle.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => message,
+            Err(error) => match error.kind() {
+                LastRawMessageErrorKind::NoMessageFound => return Ok(None),
+                LastRawMessageErrorKind::JetStream(inner) if inner.error_code() == ErrorCode::NO_MESSAGE_FOUND => {
+                    return Ok(None);
+                }
+                _ => return Err(failed(error.into())),
+            },
+        };
+        let headers = headers_from(Some(&message.headers));
+        Completion::from_message(&subject, &headers, &message.payload).map(Some).map_err(|e| failed(e.into()))
     }
 
     /// Finds a task's completion by its id alone: slower than [`Bus::read_done`], for people.

@@ -15,6 +15,23 @@ pub enum Error {
         #[source]
         source: Source,
     },
+    /// An address that cannot be read.
+    #[error("the NATS address '{url}' is invalid: {reason}; write NATS_URL as nats://host:4222, several with commas")]
+    Address {
+        /// The address, without its login.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// Credentials that the server refuses.
+    #[error("NATS at {url} refused the credentials: check the user, password or token in NATS_URL, or NATS_CREDS")]
+    Denied {
+        /// The address, without its login.
+        url: String,
+        /// Why.
+        #[source]
+        source: Source,
+    },
     /// The credentials file.
     #[error("could not read the credentials file {path}")]
     Credentials {

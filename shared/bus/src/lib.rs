@@ -1,7 +1,8 @@
 //! Carries: the only user of async-nats. Streams, publishes, pulls, leases, schedules, leaders.
 //!
 //! # Layout
-//! - [`Bus`]: one connection, and what it tells of itself
+//! - [`Bus`]: one connection, and what it tells of itself; `address`: where it connects to
+//! - [`Fault`]: the class of a broker's answer: transient, unknown or final
 //! - [`topology`]: streams and buckets as data, ensured at start, drift reported
 //! - [`publish`]: publish and wait for the ack, the same bytes under the same id until it is known; `acks`: acks
 //!   heard, `ingest`: one for many, `block` and `subjects`: headers and subjects as they go
@@ -22,6 +23,8 @@
 
 mod ack;
 mod acks;
+mod address;
+mod answer;
 mod block;
 pub mod clock;
 mod connection;
@@ -46,6 +49,7 @@ pub mod trace;
 pub mod unreadable;
 
 pub use ack::Ack;
+pub use answer::Fault;
 pub use connection::{Bus, Connect, Message, ServerFacts, Subscription, WhenAbsent};
 pub use error::Error;
 pub use hearing::Hearing;

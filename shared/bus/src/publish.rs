@@ -2,22 +2,35 @@
 //! bytes go out again under the same id, which the stream deduplicates (design, decision 5).
 
 use crate::acks::{Answer, Sending};
+use crate::answer::{Fault, fault_of_code};
 use crate::block::Block;
 use crate::connection::Bus;
 use crate::error::{Error, Source};
 use async_nats::client::PublishErrorKind;
+use async_nats::jetstream::context::GetStreamByNameErrorKind;
 use bytes::Bytes;
 use jetlane_schemas::{Headers, header};
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
+use tokio::time::Instant;
 
-/// How often the same bytes are sent before the outcome is given up as unknown. With the answer
-/// time-out of 5 s this outlasts an election and a restart, and stays inside the dedup window of 2 min.
-const SENDS_MAX: u32 = 16;
+/// How long a publish is sent again before its outcome is given up as unknown: an election and a restart of a server
+/// are over by then (facts: 4 to 9 s), and what was stored at the start is still in the dedup window of 2 min.
+pub const PUBLISH_WITHIN: Duration = Duration::from_secs(90);
+/// How long a completion is sent again: work is done and must not be lost to an outage of the broker. Its stream
+/// takes one message a subject, so no window bounds it.
+pub const COMPLETION_WITHIN: Duration = Duration::from_secs(300);
+/// How long nobody answers for a subject before the broker is asked whether a stream takes it at all. A stream
+/// without a leader answers nobody either.
+const ABSENT_WITHIN: Duration = Duration::from_secs(3);
+/// The pause before the same bytes are sent again: it doubles from the first to the longest, less up to a half by
+/// chance, so that publishers do not come back all at once.
+const SEND_AGAIN_PAUSE: Duration = Duration::from_millis(50);
+const SEND_AGAIN_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Publishes that wait for their acks together: so many fit into a connection's room several times.
 const BATCH_MAX: usize = 256;
-/// The pause before sending again what no stream took.
-const SEND_AGAIN_PAUSE: Duration = Duration::from_millis(100);
 
 /// A message to be stored.
 #[derive(Debug, Clone)]
@@ -67,37 +80,104 @@ impl Bus {
     /// Publishes and waits until it is known what became of it.
     ///
     /// # Errors
-    /// [`Error::Publish`] when no answer came, however often it was sent; [`Error::Refused`] when
+    /// [`Error::Publish`] when its outcome stayed unknown for [`PUBLISH_WITHIN`]; [`Error::Refused`] when
     /// it can never be stored (too large, or refused for another reason than those of [`Published`]).
     pub async fn publish(&self, out: Outgoing) -> Result<Published, Error> {
         let mut published = self.publish_all(vec![out]).await;
         published.pop().expect("one answer a publish")
     }
 
-    /// Publishes all of these at once, and waits until it is known what became of each; the answers have
-    /// the order of the publishes.
+    /// Publishes all of these at once, and waits until it is known what became of each, [`PUBLISH_WITHIN`] at most; the
+    /// answers have the order of the publishes.
     pub async fn publish_all(&self, outs: Vec<Outgoing>) -> Vec<Result<Published, Error>> {
+        self.publish_all_within(outs, PUBLISH_WITHIN).await
+    }
+
+    /// Publishes all of these as [`Bus::publish_all`] does, for as long as `within`. While the connection is lost
+    /// nothing is sent.
+    pub async fn publish_all_within(&self, outs: Vec<Outgoing>, within: Duration) -> Vec<Result<Published, Error>> {
+        let begun = Instant::now();
         let mut known: Vec<Option<Result<Published, Error>>> = outs.iter().map(|_| None).collect();
         let mut left: Vec<usize> = (0..outs.len()).collect();
         let mut sends = 0;
-        while !left.is_empty() {
+        loop {
+            self.wait_until_connected(begun + within).await;
             sends += 1;
             let mut answers = self.send_once(&outs, &left).await.into_iter();
-            let mut pause = false;
+            // Why each that is left is left.
+            let mut open = Vec::new();
             left.retain(|place| {
                 let answer = answers.next().unwrap_or(Answer::Unknown);
-                let verdict = verdict(&answer, &outs[*place].subject, sends);
-                pause |= matches!(answer, Answer::NoStream);
-                let is_open = verdict.is_none();
-                known[*place] = verdict;
+                known[*place] = verdict(&answer, &outs[*place].subject);
+                let is_open = known[*place].is_none();
+                if is_open {
+                    open.push(answer);
+                }
                 is_open
             });
-            if pause && !left.is_empty() {
-                // A time-out has waited already; this would be a hot loop without a pause.
-                tokio::time::sleep(SEND_AGAIN_PAUSE).await;
+            if begun.elapsed() >= ABSENT_WITHIN {
+                self.give_up_absent(&outs, &mut left, &mut open, &mut known).await;
             }
+            if left.is_empty() {
+                break;
+            }
+            if begun.elapsed() >= within {
+                for (place, answer) in left.into_iter().zip(open) {
+                    let subject = outs[place].subject.clone();
+                    let source = Source::from(why_open(&answer));
+                    known[place] = Some(Err(Error::Publish { subject, attempts: sends, source }));
+                }
+                break;
+            }
+            tokio::time::sleep(pause_after(sends)).await;
         }
         known.into_iter().map(|known| known.expect("none is left")).collect()
+    }
+
+    /// Waits until the connection is up, or until this moment.
+    async fn wait_until_connected(&self, until: Instant) {
+        let mut connected = self.connected();
+        // The other end lives as long as the client.
+        let _known = tokio::time::timeout_at(until, connected.wait_for(|connected| *connected)).await;
+    }
+
+    /// Ends the publishes for whose subject the broker says that no stream takes it. A stream that has no leader for
+    /// a while exists all the same: only whoever keeps the list of streams can tell the two apart.
+    async fn give_up_absent(
+        &self,
+        outs: &[Outgoing],
+        left: &mut Vec<usize>,
+        open: &mut Vec<Answer>,
+        known: &mut [Option<Result<Published, Error>>],
+    ) {
+        // Streams own whole prefixes: one question a prefix.
+        let mut asked: BTreeMap<&str, bool> = BTreeMap::new();
+        for (place, answer) in left.iter().zip(open.iter()) {
+            let subject = outs[*place].subject.as_str();
+            if *answer == Answer::NoStream && !asked.contains_key(prefix_of(subject)) {
+                asked.insert(prefix_of(subject), self.is_absent(subject).await);
+            }
+        }
+        let mut answers = std::mem::take(open).into_iter();
+        left.retain(|place| {
+            let Some(answer) = answers.next() else { return true };
+            let is_absent =
+                answer == Answer::NoStream && asked.get(prefix_of(&outs[*place].subject)).copied().unwrap_or_default();
+            if is_absent {
+                known[*place] = Some(Ok(Published::NoStream));
+            } else {
+                open.push(answer);
+            }
+            !is_absent
+        });
+    }
+
+    /// Whether the broker says that no stream takes the subject; without an answer it may.
+    async fn is_absent(&self, subject: &str) -> bool {
+        match self.jetstream.stream_by_subject(subject).await {
+            Ok(_) => false,
+            Err(error) => matches!(error.kind(), GetStreamByNameErrorKind::NotFound),
+        }
     }
 
     /// Sends the acks that wait for a publish.
@@ -129,25 +209,44 @@ impl Bus {
     }
 }
 
-fn verdict(answer: &Answer, subject: &str, sends: u32) -> Option<Result<Published, Error>> {
-    let subject = || subject.to_owned();
+/// What is known of a publish by its answer; `None` while the same bytes are to be sent again.
+fn verdict(answer: &Answer, subject: &str) -> Option<Result<Published, Error>> {
     match answer {
         Answer::Stored(sequence) => Some(Ok(Published::Stored(*sequence))),
         Answer::Duplicate(sequence) => Some(Ok(Published::Duplicate(*sequence))),
         Answer::Refused(WRONG_LAST_SEQUENCE, _) => Some(Ok(Published::Taken)),
         Answer::Refused(STREAM_FULL, words) if words.contains("per subject") => Some(Ok(Published::Taken)),
+        // Transient too, but for the caller to wait out: it says what goes on meanwhile.
         Answer::Refused(STREAM_FULL, _) => Some(Ok(Published::Full)),
-        Answer::Refused(code, words) => {
+        Answer::Refused(code, words) if fault_of_code(*code) == Fault::Final => {
             let source = Source::from(format!("{words} ({code})"));
-            Some(Err(Error::Refused { subject: subject(), source }))
+            Some(Err(Error::Refused { subject: subject.to_owned(), source }))
         }
-        Answer::NoStream if sends >= 2 => Some(Ok(Published::NoStream)),
-        Answer::NoStream | Answer::Unknown if sends >= SENDS_MAX => {
-            let source = Source::from("the server did not answer");
-            Some(Err(Error::Publish { subject: subject(), attempts: sends, source }))
-        }
-        Answer::NoStream | Answer::Unknown => None,
+        Answer::Refused(..) | Answer::NoStream | Answer::Unknown => None,
     }
+}
+
+/// Why a publish is still open.
+fn why_open(answer: &Answer) -> String {
+    match answer {
+        Answer::NoStream => "nobody answers for the subject: its stream has no leader".into(),
+        Answer::Refused(code, words) => format!("{words} ({code})"),
+        Answer::Unknown | Answer::Stored(_) | Answer::Duplicate(_) => "the server did not answer".into(),
+    }
+}
+
+/// The pause after so many sends.
+fn pause_after(sends: u32) -> Duration {
+    let longest =
+        SEND_AGAIN_PAUSE.saturating_mul(2_u32.saturating_pow(sends.saturating_sub(1))).min(SEND_AGAIN_PAUSE_MAX);
+    let chance = u32::try_from(RandomState::new().hash_one(sends) % 128).unwrap_or(0);
+    longest - longest / 2 * chance / 128
+}
+
+/// The first two tokens of a subject, by which streams take subjects.
+fn prefix_of(subject: &str) -> &str {
+    let end = subject.match_indices('.').nth(1).map_or(subject.len(), |(at, _)| at);
+    &subject[..end]
 }
 
 /// What the client itself refuses is refused for good; that its connection is closed leaves it unknown.
@@ -189,3 +288,6 @@ impl Published {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

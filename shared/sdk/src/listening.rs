@@ -201,12 +201,12 @@ enum LookUp {
 }
 
 async fn notice_gaps(bus: Bus, missed: mpsc::Sender<LookUp>) {
-    let mut connections = bus.connections();
-    connections.mark_unchanged();
+    let mut gaps = bus.gaps();
+    gaps.mark_unchanged();
     let mut every = tokio::time::interval_at(Instant::now() + LOOK_UP_EVERY, LOOK_UP_EVERY);
     loop {
         let look_up = tokio::select! {
-            changed = connections.changed() => match changed {
+            changed = gaps.changed() => match changed {
                 Ok(()) => LookUp::Everybody,
                 Err(_) => return,
             },
