@@ -310,6 +310,9 @@ struct PubAck {
 pub(crate) struct Refusal {
     #[serde(default)]
     pub(crate) err_code: u64,
+    /// A status as HTTP has it: all there is where the server has no code of its own.
+    #[serde(default)]
+    code: u64,
     #[serde(default)]
     description: String,
 }
@@ -319,7 +322,10 @@ fn read(status: Option<StatusCode>, body: &[u8]) -> Answer {
         return Answer::NoStream;
     }
     match serde_json::from_slice(body) {
-        Ok(PubAck { error: Some(Refusal { err_code, description }), .. }) => Answer::Refused(err_code, description),
+        Ok(PubAck { error: Some(Refusal { err_code: 0, code, description }), .. }) => {
+            Answer::Refused(code, description)
+        }
+        Ok(PubAck { error: Some(Refusal { err_code, description, .. }), .. }) => Answer::Refused(err_code, description),
         Ok(PubAck { seq, duplicate: true, .. }) => Answer::Duplicate(seq),
         Ok(PubAck { seq, .. }) if seq > 0 => Answer::Stored(seq),
         // Whatever it is, it is no word on the publish.
@@ -339,6 +345,8 @@ mod tests {
         let refused =
             r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 1"},"stream":"S","seq":0}"#;
         assert_eq!(read(refused), Answer::Refused(10_071, "wrong last sequence: 1".into()));
+        let not_leader = r#"{"error":{"code":503,"description":"raft: not leader"},"stream":"S","seq":0}"#;
+        assert_eq!(read(not_leader), Answer::Refused(503, "raft: not leader".into()));
         assert_eq!(read("{}"), Answer::Unknown);
         assert_eq!(read("+OK"), Answer::Unknown);
         assert_eq!(super::read(Some(StatusCode::NO_RESPONDERS), b""), Answer::NoStream);

@@ -58,7 +58,12 @@ fn login_of(address: &ServerAddr) -> Result<Option<Login>, String> {
         let bytes = percent_decode_str(text).decode_utf8();
         bytes.map(|text| text.into_owned()).map_err(|_| "its login is not UTF-8 once percent-decoded".to_owned())
     };
-    let Some(user) = address.username() else { return Ok(None) };
+    let Some(user) = address.username() else {
+        return match address.password() {
+            Some(_) => Err("it has a password and no user".into()),
+            None => Ok(None),
+        };
+    };
     Ok(Some(match address.password() {
         Some(password) => Login::Password { user: decoded(user)?, password: decoded(password)? },
         None => Login::Token(decoded(user)?),
@@ -102,7 +107,7 @@ mod tests {
 
     #[test]
     fn an_invalid_address_is_named_without_its_secret() {
-        for list in ["", " , ", "nats://jl:hunter2@host:99999999", "nats://jl:hunter2@a b"] {
+        for list in ["", " , ", "nats://:hunter2@host", "nats://jl:hunter2@host:99999999", "nats://jl:hunter2@a b"] {
             let error = Servers::parse(list).expect_err("invalid").to_string();
             assert!(error.starts_with("the NATS address"), "{error}");
             assert!(!error.contains("hunter2"), "{error}");

@@ -17,15 +17,26 @@ pub enum Fault {
 }
 
 /// Codes with which the server says that it cannot serve a request now: no meta leader (10008), not the leader (10009),
-/// too little of a resource (10023), a fault of the raft layer (10041), JetStream not enabled while it starts
-/// (10076), stream full (10077), consumer or stream offline (10118, 10119), expected sequence of a subject that has
-/// another publish under way (10164), too many requests (10167), memory and storage of the account (10028, 10047).
-const TRANSIENT_CODES: &[u64] =
-    &[10_008, 10_009, 10_023, 10_028, 10_041, 10_047, 10_076, 10_077, 10_118, 10_119, 10_164, 10_167];
+/// not assigned yet (10007), answers incomplete (10004), resources (10002, 10023, 10028, 10047), a fault of the raft
+/// layer (10041), JetStream not enabled while it starts (10076), stream full (10077), stream or consumer offline (10118,
+/// 10119, 10194, 10195), the same id under way (10158), another publish to the subject under way (10163, 10164), too
+/// many requests (10167). From the server's errors.json, 2.15.1.
+const TRANSIENT_CODES: &[u64] = &[
+    10_002, 10_004, 10_007, 10_008, 10_009, 10_023, 10_028, 10_041, 10_047, 10_076, 10_077, 10_118, 10_119, 10_158,
+    10_163, 10_164, 10_167, 10_194, 10_195,
+];
+/// Below this a code is a status as HTTP has it: all that the server says where it has no code of its own.
+const OWN_CODES: u64 = 1_000;
+/// From here on a status says that the server is at fault, and not the request.
+const SERVER_FAULTS: u64 = 500;
 
-/// The class of a refusal by the server's own code.
+/// The class of a refusal by the server's own code, or by its status where there is no code.
 pub(crate) fn fault_of_code(code: u64) -> Fault {
-    if TRANSIENT_CODES.contains(&code) { Fault::Transient } else { Fault::Final }
+    let is_transient = match code {
+        ..OWN_CODES => code >= SERVER_FAULTS,
+        OWN_CODES.. => TRANSIENT_CODES.contains(&code),
+    };
+    if is_transient { Fault::Transient } else { Fault::Final }
 }
 
 impl Error {
@@ -56,7 +67,7 @@ impl Error {
 fn fault_of_sources(error: &(dyn std::error::Error + 'static)) -> Option<Fault> {
     let mut cause = error.source();
     while let Some(error) = cause {
-        if let Some(refused) = error.downcast_ref::<jetstream::Error>() {
+        if let Some(refused) = refusal(error) {
             return Some(fault_of_code(refused.error_code().0));
         }
         if let Some(request) = error.downcast_ref::<async_nats::RequestError>() {
@@ -71,16 +82,40 @@ fn fault_of_sources(error: &(dyn std::error::Error + 'static)) -> Option<Fault> 
     None
 }
 
+/// The server's refusal in an error of the client library, which keeps it in the kind and not among the sources.
+fn refusal(error: &(dyn std::error::Error + 'static)) -> Option<jetstream::Error> {
+    macro_rules! first {
+        ($($error:ty => $kind:path),+ $(,)?) => {
+            $(if let Some(error) = error.downcast_ref::<$error>() {
+                return match error.kind() {
+                    $kind(refused) => Some(refused),
+                    _ => None,
+                };
+            })+
+        };
+    }
+    first! {
+        jetstream::context::GetStreamError => jetstream::context::GetStreamErrorKind::JetStream,
+        jetstream::context::CreateStreamError => jetstream::context::CreateStreamErrorKind::JetStream,
+        jetstream::stream::ConsumerError => jetstream::stream::ConsumerErrorKind::JetStream,
+        jetstream::stream::LastRawMessageError => jetstream::stream::LastRawMessageErrorKind::JetStream,
+        jetstream::stream::DeleteMessageError => jetstream::stream::DeleteMessageErrorKind::JetStream,
+        jetstream::stream::PurgeError => jetstream::stream::PurgeErrorKind::JetStream,
+    }
+    error.downcast_ref::<jetstream::Error>().cloned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn refusals_are_final_unless_the_server_only_cannot_serve_them_now() {
-        for code in [10_008, 10_009, 10_077, 10_118, 10_164] {
+        // 503 alone: "raft: not leader" has no code of its own.
+        for code in [503, 10_008, 10_009, 10_077, 10_118, 10_158, 10_164] {
             assert_eq!(fault_of_code(code), Fault::Transient, "{code}");
         }
-        for code in [0, 10_054, 10_060, 10_071, 10_099] {
+        for code in [0, 400, 10_054, 10_060, 10_071, 10_099] {
             assert_eq!(fault_of_code(code), Fault::Final, "{code}");
         }
     }
@@ -90,6 +125,11 @@ mod tests {
         let read = |source| Error::Read { stream: "S".into(), what: "x".into(), source };
         let no_responders = async_nats::RequestError::new(RequestErrorKind::NoResponders);
         assert_eq!(read(Box::new(no_responders)).fault(), Fault::Transient);
+        let code = serde_json::json!({ "code": 500, "err_code": 10_118, "description": "stream is offline" });
+        let offline: jetstream::Error = serde_json::from_value(code).expect("as the server writes it");
+        let kept_in_kind =
+            jetstream::context::GetStreamError::new(jetstream::context::GetStreamErrorKind::JetStream(offline));
+        assert_eq!(read(Box::new(kept_in_kind)).fault(), Fault::Transient);
         let timed_out = async_nats::RequestError::new(RequestErrorKind::TimedOut);
         assert_eq!(read(Box::new(timed_out)).fault(), Fault::Unknown);
         assert_eq!(read("no words".into()).fault(), Fault::Unknown);

@@ -14,6 +14,7 @@ use futures::StreamExt;
 use jetlane_schemas::Headers;
 use jetlane_schemas::limits::{BODY_BYTES_MAX, HOP_OVERHEAD_BYTES};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{OnceCell, watch};
@@ -96,6 +97,8 @@ pub struct Shared {
     pub(crate) settling: Settling,
     /// What a completion's first send asks of its subject, once that is found out.
     pub(crate) done_expects: OnceCell<Expect>,
+    /// Whether a publish of this connection was stored once.
+    pub(crate) stored_once: AtomicBool,
     events: Events,
     connect: Connect,
     /// The address without its secrets.
@@ -212,8 +215,9 @@ impl Bus {
         let acks = acks.map_err(|source| Error::Subscribe { subject: "(acks)".into(), source: source.into() })?;
         let settling = Settling::begin(client.clone());
         let (done_expects, connect) = (OnceCell::new(), connect.clone());
+        let (stored_once, shown_url) = (AtomicBool::new(false), servers.shown);
         let shared =
-            Shared { client, jetstream, acks, settling, done_expects, events, connect, shown_url: servers.shown };
+            Shared { client, jetstream, acks, settling, done_expects, stored_once, events, connect, shown_url };
         let bus = Self { shared: Arc::new(shared) };
         if bus.connect.when_absent == WhenAbsent::Wait {
             bus.wait_connected().await;
@@ -370,7 +374,15 @@ impl Reports {
                 self.gaps.send_modify(|count| *count += 1);
             }
             Event::ServerError(error) => self.note_refusal(&error.to_string()),
-            Event::ClientError(error) => self.note_refusal(&error.to_string()),
+            Event::ClientError(error) => {
+                let words = error.to_string();
+                if is_denied(&words) {
+                    self.note_refusal(&words);
+                } else {
+                    // A failed attempt to reconnect, most often; the loss itself is logged once.
+                    tracing::debug!(reason = words, "The NATS client met an error.");
+                }
+            }
             Event::LameDuckMode | Event::Draining | Event::Closed => tracing::debug!(%event, "NATS connection event."),
         }
     }
@@ -379,7 +391,7 @@ impl Reports {
     /// mends them.
     fn note_refusal(&self, words: &str) {
         if !is_denied(words) {
-            return tracing::warn!(reason = words, "NATS refused a request or a connection.");
+            return tracing::warn!(reason = words, "NATS refused a request.");
         }
         let mut denied_at = self.denied_at.lock().expect("nobody panics while holding the time of a refusal");
         if denied_at.is_none_or(|at| at.elapsed() >= DENIED_EVERY) {
@@ -394,7 +406,7 @@ impl Reports {
 
 fn is_denied(words: &str) -> bool {
     let words = words.to_ascii_lowercase();
-    words.contains("authorization violation") || words.contains("authentication")
+    ["authorization violation", "authentication", "signing nonce"].iter().any(|denied| words.contains(denied))
 }
 
 fn reconnect_pause(attempts: usize) -> Duration {

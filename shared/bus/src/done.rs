@@ -2,6 +2,7 @@
 //! run made it (design, decision 6).
 
 use crate::acks::{Answer, Sending};
+use crate::answer::Fault;
 use crate::block::Block;
 use crate::clock;
 use crate::connection::{Bus, headers_from};
@@ -17,6 +18,8 @@ use jetlane_schemas::subject::{self, STREAM_DEAD, STREAM_DONE};
 use jetlane_schemas::{Completion, Headers, TaskEvent, TaskId, TaskType, header};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Completions that are sent before the first of them is answered.
 const TOGETHER_MAX: usize = 256;
@@ -30,6 +33,9 @@ const STORED_HEADERS_MAX: usize = 65_535;
 const HEADERS_FRAME: usize = 128;
 /// Colon, blank and line end of a header.
 const HEADER_FRAME: usize = 4;
+
+/// The pause before a read that failed is tried again.
+const READ_AGAIN_PAUSE: Duration = Duration::from_millis(250);
 
 /// What became of a completion.
 #[derive(Debug)]
@@ -112,6 +118,23 @@ fn together(completions: &[&Completion]) -> usize {
         bytes <= TOLD_BYTES_MAX
     };
     completions.iter().take(TOLD_MAX).take_while(fit).count().max(1)
+}
+
+/// Tries again what failed for no final reason, with a pause, until it succeeds or this time is over.
+async fn until_known<T, F: Future<Output = Result<T, Error>>>(
+    attempt: impl Fn() -> F,
+    within: Duration,
+) -> Result<T, Error> {
+    let begun = Instant::now();
+    loop {
+        match attempt().await {
+            Err(error) if error.fault() != Fault::Final && begun.elapsed() < within => {
+                tracing::debug!(%error, "A read failed; trying again.");
+                tokio::time::sleep(READ_AGAIN_PAUSE).await;
+            }
+            known => return known,
+        }
+    }
 }
 
 impl Bus {
@@ -203,32 +226,32 @@ impl Bus {
         *self.done_expects.get_or_init(find_out).await
     }
 
-    /// Who won: a refused publish may have been preceded by one of the very same, whose answer was lost.
+    /// Who won: a refused publish may have been preceded by one of the very same, whose answer was lost. The record is
+    /// read from the leader of DONE for as long as a completion is sent: what was refused for it is there, and a finished
+    /// run must not be repeated because an election came in between.
     async fn arbitrated(&self, completion: &Completion, published: Published) -> Result<Completed, Error> {
+        let subject = subject::done(&completion.task_type, &completion.id);
         match published {
             Published::Stored(_) | Published::Duplicate(_) => Ok(Completed::Won),
+            Published::NoStream => Published::NoStream.or_refused(&subject).map(|_| Completed::Full),
             Published::Taken | Published::Full => {
-                let taken = published == Published::Taken;
-                let stored = match self.read_done(&completion.task_type, &completion.id).await? {
-                    // The copy that answered may not have what its leader refused this one for.
-                    None if taken => self.read_done_of_leader(&completion.task_type, &completion.id).await?,
-                    read => read,
-                };
-                match stored {
+                let read = || self.read_done_of_leader(&completion.task_type, &completion.id);
+                match until_known(read, COMPLETION_WITHIN).await? {
                     Some(stored) if stored.token.is_some() && stored.token == completion.token => Ok(Completed::Won),
                     Some(stored) => Ok(Completed::Lost(Box::new(stored))),
-                    // It has aged since: the next send finds its subject empty.
-                    None if taken => Err(Error::Publish {
-                        subject: subject::done(&completion.task_type, &completion.id),
-                        attempts: 1,
-                        source: "the subject had a completion that is gone by now".into(),
-                    }),
-                    None => Ok(Completed::Full),
+                    None if published == Published::Full => Ok(Completed::Full),
+                    // It has aged, or was purged, since it was refused for: the subject is free.
+                    None => match self.publish(outgoing(completion)).await? {
+                        Published::Stored(_) | Published::Duplicate(_) => Ok(Completed::Won),
+                        Published::Full => Ok(Completed::Full),
+                        Published::Taken => Err(Error::Publish {
+                            subject,
+                            attempts: 2,
+                            source: "another completion came and went".into(),
+                        }),
+                        Published::NoStream => Published::NoStream.or_refused(&subject).map(|_| Completed::Full),
+                    },
                 }
-            }
-            Published::NoStream => {
-                let subject = subject::done(&completion.task_type, &completion.id);
-                Published::NoStream.or_refused(&subject).map(|_| Completed::Full)
             }
         }
     }

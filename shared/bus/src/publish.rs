@@ -12,6 +12,7 @@ use bytes::Bytes;
 use jetlane_schemas::{Headers, header};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -22,7 +23,8 @@ pub const PUBLISH_WITHIN: Duration = Duration::from_secs(90);
 /// takes one message a subject, so no window bounds it.
 pub const COMPLETION_WITHIN: Duration = Duration::from_secs(300);
 /// How long nobody answers for a subject before the broker is asked whether a stream takes it at all. A stream
-/// without a leader answers nobody either.
+/// without a leader answers nobody either. A connection that has stored something already waits for all of its time:
+/// its streams were there, and whoever keeps them makes them anew.
 const ABSENT_WITHIN: Duration = Duration::from_secs(3);
 /// The pause before the same bytes are sent again: it doubles from the first to the longest, less up to a half by
 /// chance, so that publishers do not come back all at once.
@@ -73,6 +75,8 @@ pub enum Published {
 
 /// The server's code for a wrong last sequence of a subject.
 const WRONG_LAST_SEQUENCE: u64 = 10_071;
+/// The status of what the client library itself refuses.
+const REFUSED_HERE: u64 = 400;
 /// The server's code for a stream at one of its limits.
 const STREAM_FULL: u64 = 10_077;
 
@@ -101,13 +105,21 @@ impl Bus {
         let mut left: Vec<usize> = (0..outs.len()).collect();
         let mut sends = 0;
         loop {
-            self.wait_until_connected(begun + within).await;
-            sends += 1;
-            let mut answers = self.send_once(&outs, &left).await.into_iter();
+            let deadline = begun + within;
+            // While the connection is lost the client library would keep what is sent for the next one, however late.
+            let mut answers = if self.wait_until_connected(deadline).await {
+                sends += 1;
+                self.send_once(&outs, &left, deadline).await.into_iter()
+            } else {
+                Vec::new().into_iter()
+            };
             // Why each that is left is left.
             let mut open = Vec::new();
             left.retain(|place| {
                 let answer = answers.next().unwrap_or(Answer::Unknown);
+                if matches!(answer, Answer::Stored(_) | Answer::Duplicate(_)) {
+                    self.stored_once.store(true, Ordering::Relaxed);
+                }
                 known[*place] = verdict(&answer, &outs[*place].subject);
                 let is_open = known[*place].is_none();
                 if is_open {
@@ -115,7 +127,8 @@ impl Bus {
                 }
                 is_open
             });
-            if begun.elapsed() >= ABSENT_WITHIN {
+            let absent_within = if self.has_stored() { within } else { ABSENT_WITHIN };
+            if begun.elapsed() >= absent_within {
                 self.give_up_absent(&outs, &mut left, &mut open, &mut known).await;
             }
             if left.is_empty() {
@@ -134,11 +147,12 @@ impl Bus {
         known.into_iter().map(|known| known.expect("none is left")).collect()
     }
 
-    /// Waits until the connection is up, or until this moment.
-    async fn wait_until_connected(&self, until: Instant) {
+    /// Waits until the connection is up, or until this moment; returns whether it is up.
+    async fn wait_until_connected(&self, until: Instant) -> bool {
         let mut connected = self.connected();
+        let up = tokio::time::timeout_at(until, connected.wait_for(|connected| *connected)).await;
         // The other end lives as long as the client.
-        let _known = tokio::time::timeout_at(until, connected.wait_for(|connected| *connected)).await;
+        matches!(up, Ok(Ok(_)))
     }
 
     /// Ends the publishes for whose subject the broker says that no stream takes it. A stream that has no leader for
@@ -172,6 +186,11 @@ impl Bus {
         });
     }
 
+    /// Whether the broker has stored something of this connection's: the streams exist, or did.
+    fn has_stored(&self) -> bool {
+        self.stored_once.load(Ordering::Relaxed)
+    }
+
     /// Whether the broker says that no stream takes the subject; without an answer it may.
     async fn is_absent(&self, subject: &str) -> bool {
         match self.jetstream.stream_by_subject(subject).await {
@@ -187,11 +206,14 @@ impl Bus {
         }
     }
 
-    /// Sends those that are left once; the answers have their order.
-    async fn send_once(&self, outs: &[Outgoing], left: &[usize]) -> Vec<Answer> {
+    /// Sends those that are left once; the answers have their order. What is not sent by the deadline is not answered.
+    async fn send_once(&self, outs: &[Outgoing], left: &[usize], deadline: Instant) -> Vec<Answer> {
         let mut answers = Vec::with_capacity(left.len());
         self.settle_waiting().await;
         for batch in left.chunks(BATCH_MAX) {
+            if !answers.is_empty() && Instant::now() >= deadline {
+                break;
+            }
             let all = batch.iter().map(|place| sending(&outs[*place])).collect();
             match self.acks.publish(&self.client, all).await {
                 Ok(said) => answers.extend(said),
@@ -254,7 +276,7 @@ fn prefix_of(subject: &str) -> &str {
 fn refused_here(error: async_nats::PublishError) -> Answer {
     match error.kind() {
         PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::InvalidSubject => {
-            Answer::Refused(0, error.to_string())
+            Answer::Refused(REFUSED_HERE, error.to_string())
         }
         PublishErrorKind::Send => Answer::Unknown,
     }

@@ -1,3 +1,5 @@
+//! Deliveries in every state of the evidence, and what becomes of their runs.
+
 use super::*;
 use proptest::prelude::*;
 
