@@ -8,6 +8,8 @@ import os
 import sys
 
 OUR_IMAGE = "jetlane:local"
+# Settings that every service reads and that belong to no section.
+COMMON_VARIABLES = {"JETLANE_CONFIG", "JETLANE_LOG", "JETLANE_LOG_FORMAT"}
 
 
 def environment(service):
@@ -52,6 +54,13 @@ def breaches_of_role(name, service, services, root):
             yield "says no health port"
         if "healthcheck" not in service:
             yield "has no healthcheck"
+    sections = {"NATS", *(folder.upper() for folder in os.listdir(os.path.join(root, "services")))}
+    for variable in environment(service):
+        # A variable that nobody reads is a knob without effect.
+        section = variable.removeprefix("JETLANE_").partition("_")[0]
+        is_read = variable in COMMON_VARIABLES or (variable.startswith("JETLANE_") and section in sections)
+        if not is_read and not variable.startswith(("NATS_", "OTEL_")):
+            yield f"sets {variable}, which no service reads"
     for variable in ("NATS_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"):
         value = environment(service).get(variable, "")
         host = value.rpartition("//")[2].partition(":")[0]

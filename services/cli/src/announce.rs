@@ -5,9 +5,9 @@
 
 mod shown;
 
-use crate::args::{Nats, Types, TypesAction, TypesSet};
+use crate::args::{Types, TypesAction, TypesSet};
 use crate::output::{Exit, Failure, Output, table, took};
-use crate::reach;
+use crate::reach::{self, Nats};
 use crate::result::NO_STREAMS;
 use jetlane::{Bus, Flow, QueueEntry, QueueName, TaskType, TypeEntry};
 use jetlane_bus::Error;

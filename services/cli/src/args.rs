@@ -25,10 +25,10 @@ use std::time::Duration;
 pub struct Args {
     /// Where and how to connect.
     #[command(flatten)]
-    pub nats: Nats,
-    /// How results are printed on stdout.
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
-    pub output: Format,
+    pub nats: ServerFlags,
+    /// How results are printed on stdout. Default: table.
+    #[arg(short, long, global = true, value_enum)]
+    pub output: Option<Format>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -36,19 +36,33 @@ pub struct Args {
 
 /// Where and how to connect.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Nats {
-    /// Address of the NATS server.
-    #[arg(long, global = true, env = "NATS_URL", default_value = "nats://127.0.0.1:4222")]
-    pub server: String,
-    /// Credentials file.
-    #[arg(long, global = true, env = "NATS_CREDS")]
+pub struct ServerFlags {
+    /// Address of the NATS server, before JETLANE_NATS_URL, NATS_URL and `url` in [nats] of jetlane.toml.
+    ///
+    /// Default: nats://127.0.0.1:4222. Services read the same.
+    #[arg(long, global = true)]
+    pub server: Option<String>,
+    /// Credentials file, before JETLANE_NATS_CREDS, NATS_CREDS and `creds` in [nats] of jetlane.toml.
+    #[arg(long, global = true)]
     pub creds: Option<PathBuf>,
 }
 
+impl ServerFlags {
+    /// Returns the first flag that is given.
+    pub fn given(&self) -> Option<&'static str> {
+        match (&self.server, &self.creds) {
+            (Some(_), _) => Some("--server"),
+            (None, Some(_)) => Some("--creds"),
+            (None, None) => None,
+        }
+    }
+}
+
 /// How results are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people.
+    #[default]
     Table,
     /// For programs: a stable contract.
     Json,

@@ -13,8 +13,8 @@ mod served;
 mod server;
 mod streams;
 
-use crate::args::Nats;
 use crate::output::{Exit, Failure, Output, grouped, table};
+use crate::reach::Nats;
 use serde::Serialize;
 
 /// How a check ended.

@@ -27,9 +27,10 @@ mod tasks;
 mod traced;
 mod watch;
 
-use args::{Args, Command};
+use args::{Args, BenchWhat, Command};
 use clap::Parser;
 use output::{Exit, Failure, Output};
+use reach::Nats;
 use std::process::ExitCode;
 
 /// A task is many small pieces of memory that one thread makes and another frees: the system's
@@ -40,9 +41,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Reads the command line, does what it says, and tells how it went by the exit code.
 pub fn main() -> ExitCode {
     let args = Args::parse();
+    let output = Output::new(args.output.unwrap_or_default());
+    if let Err(failure) = refuse_ignored(&args) {
+        return output.fail(&failure).into();
+    }
     // A service is a process of its own, with telemetry, configuration and signals of its own.
     if let Command::Run(run) = &args.command {
-        return run::run(run);
+        return run::run(run, &args.nats);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -51,28 +56,59 @@ pub fn main() -> ExitCode {
             return Exit::Error.into();
         }
     };
-    let output = Output::new(args.output);
     match runtime.block_on(command(&args, &output)) {
         Ok(exit) => exit.into(),
         Err(failure) => output.fail(&failure).into(),
     }
 }
 
+/// Refuses flags that the command would ignore: whoever gives one expects an effect.
+fn refuse_ignored(args: &Args) -> Result<(), Failure> {
+    let own_server = "it starts a server of its own";
+    let (name, why) = match &args.command {
+        Command::Dev(_) => ("dev", own_server),
+        Command::Demo(_) => ("demo", own_server),
+        Command::Bench(bench) => match &bench.what {
+            // It is told where to connect, and takes no credentials.
+            BenchWhat::Executor(_) if args.nats.creds.is_none() => return Ok(()),
+            BenchWhat::Executor(_) => ("bench executor", "it connects without credentials"),
+            _ => ("bench", own_server),
+        },
+        Command::New(_) => ("new", "it connects to no server"),
+        Command::Simulate(_) => ("simulate", "it connects to no server"),
+        Command::Run(_) if args.output.is_some() => {
+            return Err(no_effect("--output", "run", "a service prints no results"));
+        }
+        _ => return Ok(()),
+    };
+    if let Command::Dev(_) = args.command
+        && args.output.is_some()
+    {
+        return Err(no_effect("--output", name, "it prints JSON where stdout is no terminal"));
+    }
+    args.nats.given().map_or(Ok(()), |flag| Err(no_effect(flag, name, why)))
+}
+
+fn no_effect(flag: &str, command: &str, why: &str) -> Failure {
+    Failure::new(Exit::Usage, format!("{flag} has no effect on `jetlane {command}`: {why}")).help("Leave it out.")
+}
+
 async fn command(args: &Args, output: &Output) -> Result<Exit, Failure> {
+    let nats = || Nats::read(&args.nats);
     match &args.command {
         Command::Dev(dev) => dev::run(dev).await,
         Command::Demo(demo) => demo::run(demo, output).await,
         Command::Bench(bench) => bench::run(bench, &args.nats, output).await,
-        Command::Submit(submit) => submit::run(&args.nats, submit, output).await,
-        Command::Result(result) => result::run(&args.nats, result, output).await,
-        Command::Watch(watch) => watch::run(&args.nats, watch, output).await,
-        Command::Queues(queues) => queues::run(&args.nats, queues, output).await,
-        Command::Tasks(tasks) => tasks::run(&args.nats, tasks, output).await,
-        Command::Record(record) => record::run(&args.nats, record, output).await,
-        Command::Types(types) => announce::run(&args.nats, types, output).await,
+        Command::Submit(submit) => submit::run(&nats()?, submit, output).await,
+        Command::Result(result) => result::run(&nats()?, result, output).await,
+        Command::Watch(watch) => watch::run(&nats()?, watch, output).await,
+        Command::Queues(queues) => queues::run(&nats()?, queues, output).await,
+        Command::Tasks(tasks) => tasks::run(&nats()?, tasks, output).await,
+        Command::Record(record) => record::run(&nats()?, record, output).await,
+        Command::Types(types) => announce::run(&nats()?, types, output).await,
         Command::New(new) => new::run(new, output),
         Command::Simulate(simulate) => simulate::run(simulate, output),
-        Command::Doctor => doctor::run(&args.nats, output).await,
+        Command::Doctor => doctor::run(&nats()?, output).await,
         Command::Run(_) => Ok(Exit::Ok),
     }
 }

@@ -8,9 +8,9 @@ mod change;
 pub(crate) mod found;
 
 use crate::args::needs::written;
-use crate::args::{Nats, Queues, QueuesAction};
+use crate::args::{Queues, QueuesAction};
 use crate::output::{Exit, Failure, Output, grouped, table};
-use crate::reach;
+use crate::reach::{self, Nats};
 use crate::result::NO_STREAMS;
 use found::{Found, look};
 use jetlane::{Bus, QueueEntry, QueueName, TaskType};

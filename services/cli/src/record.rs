@@ -8,10 +8,10 @@
 
 mod rows;
 
-use crate::args::{Nats, Record};
+use crate::args::Record;
 use crate::dev::interrupted;
 use crate::output::{Exit, Failure, Output, grouped};
-use crate::reach;
+use crate::reach::{self, Nats};
 use crate::result::NO_STREAMS;
 use jetlane::{Bus, Completion, Priority, QueueName, TaskId, TaskType};
 use jetlane_bus::flows::{Durable, From};

@@ -1,9 +1,9 @@
 //! `jetlane result`: the output of a task on stdout, and nothing else there.
 
-use crate::args::{Nats, ResultArgs};
+use crate::args::ResultArgs;
 use crate::dev::interrupted;
 use crate::output::{Exit, Failure, Output};
-use crate::reach;
+use crate::reach::{self, Nats};
 use jetlane::{Client, Completion, Outcome, TaskId, TaskType};
 use jetlane_bus::Message;
 use jetlane_schemas::frame::Told;
@@ -13,8 +13,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 /// What to do where streams or buckets are not there.
-pub(crate) const NO_STREAMS: &str =
-    "If no service has run here yet, start one: `jetlane dev`, or `jetlane run dispatcher`, makes the streams.";
+pub(crate) const NO_STREAMS: &str = "The streams are made by a dispatcher. If none runs, start one: `jetlane dev`, or `jetlane run dispatcher`; if one runs, `jetlane doctor` and its log say what is missing.";
 
 /// How long it is listened before it is looked again.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(5);
@@ -56,11 +55,7 @@ pub(crate) async fn wait(
 
 /// The command that waits for a task.
 pub(crate) fn command(nats: &Nats, id: &TaskId) -> String {
-    // What is in the environment is there for the next command too; a password is not printed.
-    let said = std::env::var("NATS_URL").is_ok_and(|url| url == nats.server);
-    let usual = said || nats.server == "nats://127.0.0.1:4222" || nats.server.contains('@');
-    let server = if usual { String::new() } else { format!(" --server {}", nats.server) };
-    format!("jetlane{server} result {id} --wait")
+    format!("jetlane{} result {id} --wait", nats.words())
 }
 
 /// Text that others wrote, without what would steer a terminal.
@@ -168,18 +163,6 @@ fn find(message: &Message, id: &TaskId) -> Option<Completion> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn nats(server: &str) -> Nats {
-        Nats { server: server.into(), creds: None }
-    }
-
-    #[test]
-    fn the_command_to_wait_on_reaches_the_same_server_and_shows_no_password() {
-        let id = TaskId::new("s7").expect("valid");
-        assert_eq!(command(&nats("nats://127.0.0.1:4222"), &id), "jetlane result s7 --wait");
-        assert_eq!(command(&nats("nats://b:4222"), &id), "jetlane --server nats://b:4222 result s7 --wait");
-        assert_eq!(command(&nats("nats://me:secret@b:4222"), &id), "jetlane result s7 --wait");
-    }
 
     #[test]
     fn an_output_is_printed_as_it_was_written_and_is_always_json() {

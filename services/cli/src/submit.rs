@@ -1,8 +1,9 @@
 //! `jetlane submit`: one task, from the words of the command line.
 
-use crate::args::{self, Nats};
+use crate::args;
 use crate::moment::Expected;
 use crate::output::{Exit, Failure, Output};
+use crate::reach::Nats;
 use crate::{reach, result, traced};
 use jetlane::{Accepted, Client, Submit, TaskId, TaskType};
 use jetlane_schemas::QueueName;

@@ -9,8 +9,9 @@ mod explain;
 mod search;
 mod told;
 
-use crate::args::{Nats, Tasks, TasksAction};
+use crate::args::{Tasks, TasksAction};
 use crate::output::{Exit, Failure, Output};
+use crate::reach::Nats;
 
 /// Asks after tasks.
 pub(crate) async fn run(nats: &Nats, args: &Tasks, output: &Output) -> Result<Exit, Failure> {

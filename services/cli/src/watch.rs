@@ -1,9 +1,9 @@
 //! `jetlane watch`: completions as they come, a line each.
 
-use crate::args::{Nats, Watch};
+use crate::args::Watch;
 use crate::dev::interrupted;
 use crate::output::{Exit, Failure, Output, took};
-use crate::reach;
+use crate::reach::{self, Nats};
 use crate::result::{NO_STREAMS, as_json, plain};
 use jetlane::{Completion, Failure as TaskFailure, Outcome, Priority, QueueName, TaskId, TaskType};
 use jetlane_bus::clock;

@@ -25,6 +25,8 @@ pub type Variables = BTreeMap<String, String>;
 
 /// The file that is read where `JETLANE_CONFIG` names none.
 pub const FILE: &str = "jetlane.toml";
+/// The sections that programs of this project read. A service of another name may have one of that name.
+pub const SECTIONS: [&str; 4] = ["nats", "dispatcher", "executor", "callback"];
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +57,16 @@ pub enum Error {
         /// What is wrong with it.
         #[source]
         source: ConfigError,
+    },
+    /// The file has a section that no program reads: a misspelt one would be passed over.
+    #[error("[{section}] of {} is no section: {} are read", path.display(), known.join(", "))]
+    UnknownSection {
+        /// The file.
+        path: PathBuf,
+        /// The section.
+        section: String,
+        /// Those that are read.
+        known: Vec<String>,
     },
     /// A value that has no default is given nowhere.
     #[error("nothing says `{field}`: set {variable}, or `{field}` in [{section}] of {file}")]
@@ -103,6 +115,35 @@ impl Sources {
         &self.variables
     }
 
+    /// The same with a variable set, which goes before the environment's and the file: a flag of a command line.
+    pub fn with(mut self, variable: impl Into<String>, value: impl Into<String>) -> Self {
+        self.variables.insert(variable.into(), value.into());
+        self
+    }
+
+    /// Checks that every section of the file is one that is read; `own` is read by this process besides.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSection`] names the first that is not; [`Error::Parse`].
+    pub fn check_sections(&self, own: Option<&str>) -> Result<(), Error> {
+        let Some((path, _)) = &self.file else { return Ok(()) };
+        let known: Vec<String> =
+            own.into_iter().filter(|own| !SECTIONS.contains(own)).chain(SECTIONS).map(Into::into).collect();
+        let mut found: Vec<String> = self.read_file()?.into_keys().filter(|section| !known.contains(section)).collect();
+        found.sort();
+        match found.into_iter().next() {
+            None => Ok(()),
+            Some(section) => Err(Error::UnknownSection { path: path.clone(), section, known }),
+        }
+    }
+
+    /// Returns the variables that look like settings and that no program reads, such as a misspelt
+    /// `JETLANE_EXECUTER_SLOTS`; `own` is read by this process besides.
+    pub fn unread_variables(&self, own: Option<&str>) -> Vec<&str> {
+        let sections: Vec<&str> = own.into_iter().chain(SECTIONS).collect();
+        variables::unread(&self.variables, &sections)
+    }
+
     /// Reads a section. A field that the type does not know is an error if the type says
     /// `#[serde(deny_unknown_fields)]`, which it should.
     pub fn load<T: DeserializeOwned>(&self, section: &str) -> Result<T, Error> {
@@ -117,14 +158,17 @@ impl Sources {
         Ok((process, own.read()?))
     }
 
+    /// Every section of the file by name; none where there is no file.
+    fn read_file(&self) -> Result<Map<String, Value>, Error> {
+        let Some((path, text)) = &self.file else { return Ok(Map::new()) };
+        let built = Config::builder().add_source(File::from_str(text, FileFormat::Toml)).build();
+        let parse = |source| Error::Parse { path: path.clone(), source };
+        built.and_then(Config::try_deserialize::<Map<String, Value>>).map_err(parse)
+    }
+
     fn section(&self, section: &str) -> Result<Section, Error> {
         let file = self.file.as_ref().map_or(FILE.into(), |(path, _)| path.display().to_string());
-        let mut builder = Config::builder();
-        if let Some((_, text)) = &self.file {
-            builder = builder.add_source(File::from_str(text, FileFormat::Toml));
-        }
-        let parse = |source| Error::Parse { path: file.clone().into(), source };
-        let mut all = builder.build().and_then(Config::try_deserialize::<Map<String, Value>>).map_err(parse)?;
+        let mut all = self.read_file()?;
         let wrong = |place, source| Error::Wrong { place, source };
         let table = match all.remove(section) {
             None => Map::new(),

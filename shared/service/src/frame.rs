@@ -121,7 +121,21 @@ where
     E: Into<Box<dyn StdError + Send + Sync>> + Send + 'static,
     F: Future<Output = Result<(), E>> + Send + 'static,
 {
-    match start(service, run) {
+    main_with(service, &[], run)
+}
+
+/// As [`main`], with variables that go before the environment's and the file: what a command line says.
+pub fn main_with<C, E, F>(
+    service: Service,
+    flags: &[(&'static str, String)],
+    run: impl FnOnce(Frame, C) -> F,
+) -> ExitCode
+where
+    C: DeserializeOwned,
+    E: Into<Box<dyn StdError + Send + Sync>> + Send + 'static,
+    F: Future<Output = Result<(), E>> + Send + 'static,
+{
+    match start(service, flags, run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("jetlane {}: {}", service.name, one_line(&error));
@@ -130,8 +144,12 @@ where
     }
 }
 
-/// As [`main`], but what went wrong is left to the caller to print.
-pub fn start<C, E, F>(service: Service, run: impl FnOnce(Frame, C) -> F) -> Result<(), Error>
+/// As [`main_with`], but what went wrong is left to the caller to print.
+pub fn start<C, E, F>(
+    service: Service,
+    flags: &[(&'static str, String)],
+    run: impl FnOnce(Frame, C) -> F,
+) -> Result<(), Error>
 where
     C: DeserializeOwned,
     E: Into<Box<dyn StdError + Send + Sync>> + Send + 'static,
@@ -139,6 +157,8 @@ where
 {
     let config = |error| Error::Config(Box::new(error));
     let sources = Sources::from_process().map_err(config)?;
+    let sources = flags.iter().fold(sources, |sources, (variable, value)| sources.with(*variable, value));
+    sources.check_sections(Some(service.name)).map_err(config)?;
     let (process, own) = sources.load_service::<C>(service.name).map_err(config)?;
     let nats = Nats::load(&sources).map_err(config)?;
     let telemetry = Telemetry::new(service.name, service.version, sources.variables()).map_err(Error::Telemetry)?;
@@ -173,6 +193,9 @@ type Work = Pin<Box<dyn Future<Output = Result<(), Box<dyn StdError + Send + Syn
 async fn within(frame: Frame, process: &Process, telemetry: &Telemetry, work: Work) -> Result<(), Error> {
     let mut signals = Signals::new(frame.sources.variables()).map_err(Error::Runtime)?;
     let telemetry = telemetry::init(telemetry).map_err(Error::Telemetry)?;
+    for variable in frame.sources.unread_variables(Some(frame.service.name)) {
+        tracing::warn!(variable, "This variable looks like a setting, and no program reads it.");
+    }
     let probes = serve_health(process.health_port, &frame.health).await?;
     // Its own task: work that blocks its thread must not keep signals from being heard.
     let mut work = tokio::spawn(work);

@@ -1,10 +1,10 @@
 //! `jetlane types show`: a type's announcement, and what is learned of its run times.
 
 use super::{announced, waiting};
-use crate::args::{Nats, TypesShow};
+use crate::args::TypesShow;
 use crate::moment::ago;
 use crate::output::{Exit, Failure, Output, grouped, table, took};
-use crate::reach;
+use crate::reach::{self, Nats};
 use crate::result::NO_STREAMS;
 use jetlane::{TaskType, TypeEntry};
 use jetlane_bus::{Error, clock};

@@ -30,13 +30,14 @@ mod services;
 mod submitter;
 mod usage;
 
-use crate::args::{Bench, BenchWhat, Nats};
+use crate::args::{Bench, BenchWhat, ServerFlags};
 use crate::output::{Exit, Failure, Output};
+use crate::reach::Nats;
 use jetlane_service::config::Sources;
 use jetlane_service::telemetry::{self, Telemetry};
 
 /// Measures what is asked for.
-pub(crate) async fn run(bench: &Bench, nats: &Nats, output: &Output) -> Result<Exit, Failure> {
+pub(crate) async fn run(bench: &Bench, nats: &ServerFlags, output: &Output) -> Result<Exit, Failure> {
     let guard = quiet()?;
     let exit = match &bench.what {
         BenchWhat::Pipeline(args) => Box::pin(pipeline::run(args, output)).await,
@@ -45,7 +46,7 @@ pub(crate) async fn run(bench: &Bench, nats: &Nats, output: &Output) -> Result<E
         BenchWhat::Idle(args) => Box::pin(idle::run(args, output)).await,
         BenchWhat::Scale(args) => Box::pin(scale::run(args, output)).await,
         BenchWhat::Durable(args) => Box::pin(durable::run(args, output)).await,
-        BenchWhat::Executor(args) => Box::pin(executor::run(args, &nats.server)).await,
+        BenchWhat::Executor(args) => Box::pin(executor::run(args, Nats::read(nats)?.url())).await,
     };
     guard.shutdown().await;
     exit

@@ -1,8 +1,8 @@
 //! Whether a server answers, and whether it will do.
 
 use super::{Check, told};
-use crate::args::Nats;
-use jetlane::{Bus, Connect};
+use crate::reach::Nats;
+use jetlane::Bus;
 use jetlane_bus::local::{ADVISED, MINIMUM, Version};
 use jetlane_bus::{Error, ServerFacts};
 use jetlane_schemas::limits::BODY_BYTES_MAX;
@@ -13,11 +13,10 @@ const PAYLOAD: &str = "payload";
 
 /// Connects; what is found on the way is checked.
 pub(super) async fn connect(nats: &Nats) -> (Option<Bus>, Vec<Check>) {
-    let connect = Connect { credentials: nats.creds.clone(), ..Connect::to(&nats.server, "jetlane-doctor") };
-    match Bus::connect(&connect).await {
+    match Bus::connect(&nats.connect("jetlane-doctor")).await {
         Ok(bus) => {
             let checks = vec![
-                version(&bus.server()),
+                version(&bus.server(), &nats.shown_url()),
                 Check::ok(JETSTREAM, "answers"),
                 payload(&bus.server(), bus.body_bytes_max()),
             ];
@@ -34,16 +33,16 @@ fn refused(error: &Error) -> Check {
             Check::fail(JETSTREAM, told(error), "Start nats-server with -js, or give this account JetStream.")
         }
         other => {
-            let help = "Start everything with `jetlane dev`, or point NATS_URL (--server) to your cluster.";
+            let help = "Start everything with `jetlane dev`, or point --server, NATS_URL or [nats] of jetlane.toml to your cluster.";
             Check::fail(SERVER, told(other), help)
         }
     }
 }
 
-fn version(server: &ServerFacts) -> Check {
+fn version(server: &ServerFacts, url: &str) -> Check {
     let ServerFacts { version, name, .. } = server;
     match version.parse::<Version>() {
-        Ok(found) if found >= ADVISED => Check::ok(SERVER, format!("nats-server {version}, {name}")),
+        Ok(found) if found >= ADVISED => Check::ok(SERVER, format!("nats-server {version}, {name}, at {url}")),
         Ok(found) if found < MINIMUM => {
             let detail = format!("nats-server {version}, {name}: Jetlane needs {MINIMUM}");
             Check::fail(SERVER, detail, format!("Upgrade it to {ADVISED} or newer."))
@@ -84,7 +83,7 @@ mod tests {
             ("3.0.0", State::Ok),
             ("unknown", State::Warn),
         ] {
-            assert_eq!(version(&facts(text)).state, state, "{text}");
+            assert_eq!(version(&facts(text), "nats://a:4222").state, state, "{text}");
         }
     }
 

@@ -92,7 +92,7 @@ fn is_missing(drift: &Drift) -> bool {
 }
 
 fn absent(names: &[&str]) -> Check {
-    let help = "Start a dispatcher once: it makes what is missing (`jetlane run dispatcher`).";
+    let help = "A dispatcher that runs makes what is missing within seconds: run doctor again, then read its log. If none runs, start one: `jetlane run dispatcher`.";
     Check::fail(TOPOLOGY, format!("missing: {}", names.join(", ")), help)
 }
 

@@ -30,7 +30,10 @@ impl Service {
         let this = std::env::current_exe().map_err(failed)?;
         let mut child = Command::new(this)
             .args(words)
-            .env("NATS_URL", url)
+            // Before all that the environment and a file may say.
+            .env("JETLANE_NATS_URL", url)
+            .env_remove("NATS_CREDS")
+            .env_remove("JETLANE_NATS_CREDS")
             .env("JETLANE_DIE_WITH_PARENT", "1")
             .env_remove("OTEL_SERVICE_NAME")
             .envs(variables.iter().map(|(name, value)| (name, value)))

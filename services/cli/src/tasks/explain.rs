@@ -4,9 +4,9 @@
 use super::search::{Place, Search};
 use super::told::{State, Told, Why};
 use crate::announce::{Announced, announced};
-use crate::args::{Explain, Nats};
+use crate::args::Explain;
 use crate::output::{Exit, Failure, Output};
-use crate::reach;
+use crate::reach::{self, Nats};
 use crate::result::NO_STREAMS;
 use futures::StreamExt;
 use jetlane::{Bus, QueueName, TaskId, TaskType};

@@ -127,6 +127,36 @@ fn what_kubernetes_adds_for_a_service_is_no_setting() {
 }
 
 #[test]
+fn section_that_no_program_reads_is_refused_with_those_that_are() {
+    let check = |file: &str, own| sources(file, &[]).check_sections(own).map_err(|error| error.to_string());
+    assert_eq!(check("[dispatcher]\nslots = 1\n[nats]\n[executor]\n[callback]\n", None), Ok(()));
+    assert_eq!(check("[billing]\n", Some("billing")), Ok(()));
+    for file in ["[executer]\nslots = 1\n", "[dispatcher]\n[billing.a]\n", "slots = 3\n"] {
+        let refused = check(file, None).expect_err(file);
+        assert!(refused.contains("of etc/jetlane.toml is no section") && refused.contains("executor"), "{refused}");
+    }
+    assert_eq!(Sources::default().check_sections(None).map_err(|error| error.to_string()), Ok(()));
+}
+
+#[test]
+fn variable_that_nobody_reads_is_found() {
+    let read = [
+        ("JETLANE_CONFIG", "x"),
+        ("JETLANE_LOG", "info"),
+        ("JETLANE_DISPATCHER_SLOTS", "1"),
+        ("JETLANE_NATS_URL", "x"),
+        ("JETLANE_GATEWAY_PORT_80_TCP_ADDR", "x"),
+        ("JETLANE_GATEWAY_SERVICE_HOST", "x"),
+        ("PATH", "x"),
+        ("RUST_LOG", "x"),
+        ("JETLANE_BILLING_RATE", "1"),
+    ];
+    assert_eq!(sources("", &read).unread_variables(Some("billing")), Vec::<&str>::new());
+    let unread = [("JETLANE_EXECUTER_SLOTS", "4"), ("JETLANE_LOGS", "x"), ("JETLANE_EXECUTOR_SLOTS", "4")];
+    assert_eq!(sources("", &unread).unread_variables(None), ["JETLANE_EXECUTER_SLOTS", "JETLANE_LOGS"]);
+}
+
+#[test]
 fn every_process_takes_its_own_fields_from_the_section_of_its_service() {
     let file = "[dispatcher]\nslots = 8\ndrain_time = \"5s\"";
     let sources = sources(file, &[("JETLANE_DISPATCHER_HEALTH_PORT", "8080")]);

@@ -52,6 +52,30 @@ impl Given {
     }
 }
 
+/// Variables that are read and belong to no section.
+const COMMON: [&str; 8] = [
+    "JETLANE_CONFIG",
+    "JETLANE_LOG",
+    "JETLANE_LOG_FORMAT",
+    "JETLANE_CACHE",
+    "JETLANE_NATS_SERVER",
+    "JETLANE_MONITOR_URL",
+    "JETLANE_SDK_PATH",
+    "JETLANE_DIE_WITH_PARENT",
+];
+
+/// The variables that look like settings and that nobody reads, by name.
+pub(super) fn unread<'a>(variables: &'a Variables, sections: &[&str]) -> Vec<&'a str> {
+    let is_read = |name: &str| {
+        let Some(rest) = name.strip_prefix("JETLANE_") else { return true };
+        let is_of = |section: &&str| name.starts_with(&prefix(section));
+        // What Kubernetes adds for any Service whose name starts with `jetlane-`.
+        let is_link = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT"].iter().any(|part| rest.contains(part));
+        COMMON.contains(&name) || rest.starts_with("TEST_") || is_link || sections.iter().any(is_of)
+    };
+    variables.keys().map(String::as_str).filter(|name| !is_read(name)).collect()
+}
+
 /// Kubernetes adds such variables to every pod for a Service named, say, `jetlane-dispatcher`.
 fn is_service_link(rest: &str) -> bool {
     rest == "PORT" || ["PORT_", "SERVICE_HOST", "SERVICE_PORT"].iter().any(|start| rest.starts_with(start))

@@ -84,7 +84,7 @@ fn frame_if_started() {
     if std::env::var_os(CHILD).is_none() {
         return;
     }
-    let code = match start(SERVICE, work) {
+    let code = match start(SERVICE, &[], work) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("{}", one_line(&error));
