@@ -10,21 +10,25 @@ pub(crate) use told::{TOLD_KIND, TOLD_VERSION};
 pub use told::{TOLD_MAX, Told, ToldOne, encode_told, told_bytes};
 
 use crate::codec::{self, Bincode, CodecError, Wire};
+use crate::id::TaskId;
+use crate::token::TaskType;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 /// A leader asks for a running task to yield at its next checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Yield {
+    /// The task's type.
+    pub task_type: TaskType,
     /// The task.
-    pub id: String,
+    pub id: TaskId,
     /// Which of its runs: an earlier or later one is not meant.
     pub run: u32,
 }
 
 impl Wire<'_> for Yield {
     const KIND: u8 = 4;
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
 }
 
 impl Yield {
@@ -71,7 +75,7 @@ impl Progress {
 mod tests {
     use super::*;
     use crate::codec::{Json, decode_frame, encode_frame};
-    use crate::{Admit, Callback, Micros, QueueName, TaskEvent, TaskId, TaskType};
+    use crate::{Admit, Callback, Hop, Micros, QueueName, TaskEvent};
     use proptest::prelude::*;
 
     fn task() -> TaskEvent {
@@ -97,17 +101,39 @@ mod tests {
     }
 
     #[test]
-    fn the_message_id_of_a_bundle_names_its_tasks_their_runs_and_their_order() {
+    fn message_id_of_a_bundle_names_its_tasks_their_runs_and_their_order() {
         let (a, mut b) = (task(), task());
-        let of = |tasks: &[&TaskEvent]| bundle_message_id("lane", tasks.iter().copied());
-        assert_eq!(of(&[&a]), a.message_id("lane"), "a bundle of one is that task's message");
+        let of = |tasks: &[&TaskEvent]| bundle_message_id(Hop::Lane, tasks.iter().copied());
+        assert_eq!(of(&[&a]), a.message_id(Hop::Lane), "a bundle of one is that task's message");
         let both = of(&[&a, &b]);
         assert_eq!(both, of(&[&a, &b]));
         assert_ne!(both, of(&[&b, &a]));
-        assert_ne!(both, bundle_message_id("task", [&a, &b].into_iter()));
+        assert_ne!(both, bundle_message_id(Hop::Intake, [&a, &b].into_iter()));
         b.run += 1;
         assert_ne!(both, of(&[&a, &b]), "another run is another message");
         assert_ne!(of(&[&a, &b, &a]), of(&[&a, &b]));
+    }
+
+    #[test]
+    fn message_ids_of_two_types_with_one_task_id_differ_at_every_hop() {
+        let (first, other) = (task(), TaskEvent { task_type: "image.crop".parse().expect("valid"), ..task() });
+        let other = TaskEvent { id: first.id.clone(), ..other };
+        for hop in [Hop::Intake, Hop::Lane, Hop::Due] {
+            assert_ne!(first.message_id(hop), other.message_id(hop));
+            let of = |tasks: [&TaskEvent; 2]| bundle_message_id(hop, tasks.into_iter());
+            assert_ne!(of([&first, &first]), of([&first, &other]));
+            assert_ne!(of([&first, &first]), of([&other, &other]));
+        }
+    }
+
+    #[test]
+    fn task_submitted_again_later_has_the_same_message_id_at_the_intake_alone() {
+        let first = task();
+        let later = TaskEvent { submitted_at: Micros(first.submitted_at.0 + 1), ..first.clone() };
+        assert_eq!(first.message_id(Hop::Intake), later.message_id(Hop::Intake));
+        for hop in [Hop::Lane, Hop::Due] {
+            assert_ne!(first.message_id(hop), later.message_id(hop));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Task ids and run tokens.
 
 use crate::options::Micros;
-use crate::token::{InvalidName, is_token, name};
+use crate::token::{InvalidName, TaskType, is_token, name};
 use bincode::de::{BorrowDecode, BorrowDecoder, Decode, Decoder};
 use bincode::enc::{Encode, Encoder};
 use bincode::error::{DecodeError, EncodeError};
@@ -83,31 +83,60 @@ impl TaskId {
     }
 
     /// The id of the `index`-th follow-up of a task, the same however often its completion is delivered.
-    pub fn of_follow_up(parent: &TaskId, index: usize) -> Self {
-        Self(hashed("f", &[parent.as_str(), &index.to_string()]).into())
+    pub fn of_follow_up(parent_type: &TaskType, parent: &TaskId, index: usize) -> Self {
+        Self(hashed("f", &[parent_type.as_str(), parent.as_str(), &index.to_string()]).into())
     }
 }
 
-/// In a frame it is its text.
-impl Encode for TaskId {
-    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-        self.as_str().encode(encoder)
+/// What identifies a task: its type and its id together. Two types may use one id, such as the number of an order.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskRef {
+    /// Its type.
+    pub task_type: TaskType,
+    /// Its id.
+    pub id: TaskId,
+}
+
+impl TaskRef {
+    /// Reads `<type>.<id>`: the id is the last token, the type all before it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (task_type, id) = text.rsplit_once('.')?;
+        Some(Self { task_type: TaskType::read(task_type).ok()?, id: TaskId::read(id).ok()? })
     }
 }
 
-impl<'de, Context> BorrowDecode<'de, Context> for TaskId {
-    fn borrow_decode<D: BorrowDecoder<'de, Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        let text = <&str>::borrow_decode(decoder)?;
-        Self::read(text).map_err(|invalid| DecodeError::OtherString(invalid.to_string()))
+impl fmt::Display for TaskRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.task_type, self.id)
     }
 }
 
-impl<Context> Decode<Context> for TaskId {
-    fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        let text = String::decode(decoder)?;
-        Self::read(&text).map_err(|invalid| DecodeError::OtherString(invalid.to_string()))
-    }
+/// Writes a name into a frame as its text, and checks it when it is read.
+macro_rules! text_in_frames {
+    ($name:ident) => {
+        impl Encode for $name {
+            fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+                self.as_str().encode(encoder)
+            }
+        }
+
+        impl<'de, Context> BorrowDecode<'de, Context> for $name {
+            fn borrow_decode<D: BorrowDecoder<'de, Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+                let text = <&str>::borrow_decode(decoder)?;
+                Self::read(text).map_err(|invalid| DecodeError::OtherString(invalid.to_string()))
+            }
+        }
+
+        impl<Context> Decode<Context> for $name {
+            fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+                let text = String::decode(decoder)?;
+                Self::read(&text).map_err(|invalid| DecodeError::OtherString(invalid.to_string()))
+            }
+        }
+    };
 }
+text_in_frames!(TaskId);
+text_in_frames!(TaskType);
 
 /// `prefix` and 40 hex digits of a hash over the parts, each with its length so that none can pose as two.
 fn hashed(prefix: &str, parts: &[&str]) -> String {

@@ -17,6 +17,9 @@ pub enum Question {
     Explain {
         /// The task.
         id: TaskId,
+        /// Its type: two types may use one id. Without it any task of this id is explained.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        task_type: Option<TaskType>,
     },
     /// When would such a task start, were it submitted now?
     Expect(Prospect),

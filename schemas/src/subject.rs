@@ -4,15 +4,15 @@ mod bucket;
 mod callback;
 
 pub use bucket::{
-    REGISTRY_PLAIN_ALL, RegistryKey, kv, lease_queue, note_cancelled, note_checkpoint, parse_note_cancelled,
-    parse_registry_plain, registry_estimate, registry_plain, registry_queue, registry_shard, registry_shared,
-    registry_type,
+    NOTES_CANCELLED_ALL, REGISTRY_PLAIN_ALL, RegistryKey, kv, lease_queue, note_cancelled, note_checkpoint,
+    parse_note_cancelled, parse_registry_plain, registry_estimate, registry_plain, registry_queue, registry_shard,
+    registry_shared, registry_type,
 };
 pub use callback::{
     CALLBACK_ALL, DEAD_CALLBACK_ALL, callback, dead_callback, parse_callback, parse_dead_callback, schedule_callback,
 };
 
-use crate::id::TaskId;
+use crate::id::{TaskId, TaskRef};
 use crate::options::{Priority, Shard};
 use crate::token::{Fit, QueueName, TaskType};
 use sha2::{Digest, Sha256};
@@ -69,14 +69,20 @@ pub fn task(queue: &QueueName, priority: Priority, shard: Shard) -> String {
     format!("jetlane.task.{queue}.{priority}.{shard}")
 }
 
-/// Where a task's schedule is stored: one subject a task, so that a new one replaces the old.
-pub fn schedule(queue: &QueueName, id: &TaskId) -> String {
-    format!("jetlane.schedule.{queue}.{id}")
+/// Where a task's schedule is stored: one subject a task, so that a new one replaces the old. The id stands before
+/// the type, whose number of tokens varies: one filter finds the schedules of an id, whatever their types.
+pub fn schedule(queue: &QueueName, task_type: &TaskType, id: &TaskId) -> String {
+    format!("jetlane.schedule.task.{queue}.{id}.{task_type}")
 }
 
-/// The schedule of a task whose queue is not known, for purging.
-pub fn schedule_in_any_queue(id: &TaskId) -> String {
-    format!("jetlane.schedule.*.{id}")
+/// Matches the schedule of a task whose queue is not known, for purging.
+pub fn schedule_in_any_queue(task_type: &TaskType, id: &TaskId) -> String {
+    format!("jetlane.schedule.task.*.{id}.{task_type}")
+}
+
+/// Matches the schedules of all tasks with this id: a task is identified by its type and id together.
+pub fn schedules_of_id(id: &TaskId) -> String {
+    format!("jetlane.schedule.task.*.{id}.>")
 }
 
 /// Where schedules fire and hand-backs go: `jetlane.due.<queue>.<priority>.<shard>`.
@@ -137,17 +143,17 @@ pub fn yield_wanted(queue: &QueueName) -> String {
 }
 
 /// Core NATS: progress of a running task.
-pub fn progress(id: &TaskId) -> String {
-    format!("jetlane.progress.{id}")
+pub fn progress(task_type: &TaskType, id: &TaskId) -> String {
+    format!("jetlane.progress.{task_type}.{id}")
 }
 
 /// Core NATS: a running task is asked to stop. The decision is the stored completion.
-pub fn cancel(id: &TaskId) -> String {
-    format!("jetlane.cancel.{id}")
+pub fn cancel(task_type: &TaskType, id: &TaskId) -> String {
+    format!("jetlane.cancel.{task_type}.{id}")
 }
 
 /// Core NATS: all requests to stop a running task.
-pub const CANCEL_ALL: &str = "jetlane.cancel.*";
+pub const CANCEL_ALL: &str = "jetlane.cancel.>";
 
 /// The queue of a credit subject.
 pub fn parse_credit(subject: &str) -> Option<QueueName> {
@@ -155,8 +161,8 @@ pub fn parse_credit(subject: &str) -> Option<QueueName> {
 }
 
 /// The task of a cancel subject.
-pub fn parse_cancel(subject: &str) -> Option<TaskId> {
-    subject.strip_prefix("jetlane.cancel.").and_then(|id| TaskId::new(id).ok())
+pub fn parse_cancel(subject: &str) -> Option<TaskRef> {
+    subject.strip_prefix("jetlane.cancel.").and_then(TaskRef::parse)
 }
 
 /// Core NATS: whoever has stored completions of a type tells submitters of them, many in one message:

@@ -1,6 +1,6 @@
 //! The task event: a unit of work with everything that rides along.
 
-use crate::id::TaskId;
+use crate::id::{TaskId, TaskRef};
 use crate::limits::{
     CALLBACKS_MAX, CHECKPOINT_BYTES_MAX, HEADER_BYTES_MAX, HEADERS_MAX, NAME_BYTES_MAX, RETRIES_MAX, TIMEOUT_MS_MAX,
 };
@@ -10,6 +10,28 @@ use crate::token::{Fit, QueueName, TaskType, Tenant};
 use crate::{header, subject};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+/// Where a task's message is stored on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hop {
+    /// Its submission, in TASKS.
+    Intake,
+    /// A run that was dispatched, in LANES.
+    Lane,
+    /// A run that is due later or goes back into line, in TIME.
+    Due,
+}
+
+impl Hop {
+    /// Its word in message ids.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Intake => "task",
+            Self::Lane => "lane",
+            Self::Due => "due",
+        }
+    }
+}
 
 /// A task as the dispatcher, the executors and the dead letters know it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -239,9 +261,22 @@ impl TaskEvent {
         subject::due(&self.queue, self.priority, self.shard)
     }
 
+    /// What identifies the task: its type and id together.
+    pub fn identity(&self) -> TaskRef {
+        TaskRef { task_type: self.task_type.clone(), id: self.id.clone() }
+    }
+
     /// The message id of this run at one hop: names the exact content (design, decision 5).
-    pub fn message_id(&self, hop: &str) -> String {
-        format!("{}:{hop}:{}", self.id, self.run)
+    ///
+    /// Behind the intake it names the submission as well, by its time: a task that is submitted again under its own
+    /// id once its completion is forgotten must not be taken for the earlier one, whose messages the streams' windows
+    /// for duplicates may still remember. At the intake that is what they are for.
+    pub fn message_id(&self, hop: Hop) -> String {
+        let (Self { task_type, id, run, .. }, name) = (self, hop.name());
+        match hop {
+            Hop::Intake => format!("{task_type}.{id}:{name}:{run}"),
+            Hop::Lane | Hop::Due => format!("{task_type}.{id}:{name}:{run}:{:x}", self.submitted_at.0),
+        }
     }
 
     /// Checks every option against its range. `payload_bytes_max` is the limit on the body.

@@ -1,7 +1,7 @@
 //! The documents beside this crate are what its types say, and name no subject or header of their own.
 
 use jetlane_schemas::document;
-use jetlane_schemas::id::TaskId;
+use jetlane_schemas::id::{TaskId, TaskRef};
 use jetlane_schemas::options::{Micros, Priority, Shard};
 use jetlane_schemas::question::{Answer, Expectation, Explanation, Question, Reason};
 use jetlane_schemas::registry::{EstimateEntry, PolicyName, RunTimes};
@@ -88,6 +88,12 @@ struct Names {
     tenant: Tenant,
 }
 
+impl Names {
+    fn task(&self) -> TaskRef {
+        TaskRef { task_type: self.task_type.clone(), id: self.id.clone() }
+    }
+}
+
 fn choices() -> Vec<Names> {
     let names = |queue: &str, priority, shard, fit: &str, task_type: &str, id: &str| Names {
         queue: QueueName::new(queue).expect("valid"),
@@ -146,7 +152,7 @@ fn is_understood(channel: &str, subject: &str, n: &Names) -> bool {
         "stored" => subject::parse_stored(subject) == Some((n.task_type.clone(), n.id.clone())),
         "dead" => subject::parse_dead(subject) == Some((n.queue.clone(), n.task_type.clone(), n.id.clone())),
         "credit" => subject::parse_credit(subject) == Some(n.queue.clone()),
-        "cancel" => subject::parse_cancel(subject) == Some(n.id.clone()),
+        "cancel" => subject::parse_cancel(subject) == Some(n.task()),
         "types" => key(subject::BUCKET_REGISTRY) == Some(RegistryKey::Type(n.task_type.clone())),
         "queues" => key(subject::BUCKET_REGISTRY) == Some(RegistryKey::Queue(n.queue.clone())),
         "shards" => {
@@ -156,15 +162,15 @@ fn is_understood(channel: &str, subject: &str, n: &Names) -> bool {
         "shared" => key(subject::BUCKET_REGISTRY) == Some(RegistryKey::Shared(n.queue.clone())),
         "notes" => {
             subject.strip_prefix(&subject::kv(subject::BUCKET_NOTES, "")).and_then(subject::parse_note_cancelled)
-                == Some(n.id.clone())
+                == Some(n.task())
         }
-        "checkpoints" => subject == subject::kv(subject::BUCKET_NOTES, &subject::note_checkpoint(&n.id)),
+        "checkpoints" => subject == subject::kv(subject::BUCKET_NOTES, &subject::note_checkpoint(&n.task_type, &n.id)),
         "callback" => subject::parse_callback(subject) == Some((n.task_type.clone(), n.id.clone(), 3)),
         "deadCallback" => subject::parse_dead_callback(subject) == Some((n.task_type.clone(), n.id.clone(), 3)),
-        "scheduledCallback" => subject == subject::schedule_callback(&n.id, 3),
-        "schedule" => subject == subject::schedule(&n.queue, &n.id),
+        "scheduledCallback" => subject == subject::schedule_callback(&n.task_type, &n.id, 3),
+        "schedule" => subject == subject::schedule(&n.queue, &n.task_type, &n.id),
         "wanted" => subject == subject::credit_wanted(&n.queue),
-        "progress" => subject == subject::progress(&n.id),
+        "progress" => subject == subject::progress(&n.task_type, &n.id),
         "ask" => subject == subject::ask(&n.queue),
         "yield" => subject == subject::yield_wanted(&n.queue),
         "estimates" => key(subject::BUCKET_REGISTRY) == Some(RegistryKey::Estimate(n.task_type.clone())),
@@ -329,7 +335,7 @@ fn what_the_types_write_is_what_the_schemas_accept_and_an_empty_object_is_not() 
         ("shard-entry", json!(shard)),
         ("shared-entry", json!(SharedEntry::default())),
         ("estimate-entry", json!(estimate)),
-        ("question", json!(Question::Explain { id: task.id.clone() })),
+        ("question", json!(Question::Explain { id: task.id.clone(), task_type: None })),
         ("answer", json!(Answer::Unheld { queue: task.queue.clone(), dispatched: true })),
         ("answer", json!(Answer::Explanation(explanation))),
     ];

@@ -40,7 +40,7 @@ pub(super) const CHANNELS: &[Channel] = &[
     },
     Channel {
         name: "schedule",
-        address: || template(&subject::schedule(&sample_queue(), &sample_id())),
+        address: || template(&subject::schedule(&sample_queue(), &sample_type(), &sample_id())),
         title: "What waits for its time",
         text: "Delays, retries and cron as message schedules of the server, one subject each. Purging the subject \
             cancels it.",
@@ -144,7 +144,7 @@ pub(super) const CHANNELS: &[Channel] = &[
     },
     Channel {
         name: "scheduledCallback",
-        address: || template(&subject::schedule_callback(&sample_id(), SAMPLE_INDEX)),
+        address: || template(&subject::schedule_callback(&sample_type(), &sample_id(), SAMPLE_INDEX)),
         title: "Callbacks that wait for another delivery",
         text: "A message schedule of the server; one subject a callback.",
         messages: &["scheduledCallback"],
@@ -234,7 +234,7 @@ pub(super) const CHANNELS: &[Channel] = &[
     },
     Channel {
         name: "progress",
-        address: || template(&subject::progress(&sample_id())),
+        address: || template(&subject::progress(&sample_type(), &sample_id())),
         title: "Progress",
         text: "What a running task tells whoever listens.",
         messages: &["progress"],
@@ -244,7 +244,7 @@ pub(super) const CHANNELS: &[Channel] = &[
     },
     Channel {
         name: "cancel",
-        address: || template(&subject::cancel(&sample_id())),
+        address: || template(&subject::cancel(&sample_type(), &sample_id())),
         title: "Cancel",
         text: "Reaches a running handler after the cancelled completion is stored.",
         messages: &["cancel"],
@@ -318,7 +318,7 @@ pub(super) const CHANNELS: &[Channel] = &[
     },
     Channel {
         name: "notes",
-        address: || kv(subject::BUCKET_NOTES, &subject::note_cancelled(&sample_id())),
+        address: || kv(subject::BUCKET_NOTES, &subject::note_cancelled(&sample_type(), &sample_id())),
         title: "Notes on cancelled tasks",
         text: "Watched by dispatchers.",
         messages: &["note"],
@@ -328,7 +328,7 @@ pub(super) const CHANNELS: &[Channel] = &[
     },
     Channel {
         name: "checkpoints",
-        address: || kv(subject::BUCKET_NOTES, &subject::note_checkpoint(&sample_id())),
+        address: || kv(subject::BUCKET_NOTES, &subject::note_checkpoint(&sample_type(), &sample_id())),
         title: "Checkpoints of running tasks",
         text: "What a running task has saved, so that a later run resumes.",
         messages: &["checkpoint"],

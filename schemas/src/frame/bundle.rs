@@ -6,7 +6,7 @@ use crate::id::TaskId;
 use crate::limits::BUNDLE_TASKS_MAX;
 use crate::needs::Needs;
 use crate::options::{Admit, Micros, PayloadCodec, Priority, Shard};
-use crate::task::{Callback, TaskEvent, TraceContext};
+use crate::task::{Callback, Hop, TaskEvent, TraceContext};
 use crate::token::{Fit, InvalidName, QueueName, TaskType, Tenant};
 use bincode::{BorrowDecode, Encode};
 use serde::{Deserialize, Serialize};
@@ -100,9 +100,9 @@ pub fn frame_bytes(task: &TaskEvent) -> usize {
 }
 
 /// The message id of a bundle at one hop: names the exact content. That of a single task is
-/// [`TaskEvent::message_id`]; of several it is a hash over their ids and runs, in their order, so that
-/// another composition is another message (design, decision 5).
-pub fn bundle_message_id<'a>(hop: &str, tasks: impl ExactSizeIterator<Item = &'a TaskEvent>) -> String {
+/// [`TaskEvent::message_id`]; of several it is a hash over their types, ids, runs and submissions, in their order, so
+/// that another composition is another message (design, decision 5).
+pub fn bundle_message_id<'a>(hop: Hop, tasks: impl ExactSizeIterator<Item = &'a TaskEvent>) -> String {
     let mut tasks = tasks.peekable();
     if tasks.len() == 1
         && let Some(task) = tasks.peek()
@@ -111,12 +111,20 @@ pub fn bundle_message_id<'a>(hop: &str, tasks: impl ExactSizeIterator<Item = &'a
     }
     let mut hash = Sha256::new();
     let count = tasks.len();
+    let mut last: Option<&TaskType> = None;
     for task in tasks {
+        // Most bundles are of one type: it is hashed where it changes. No id has 0 bytes.
+        if last != Some(&task.task_type) {
+            hash.update([0, task.task_type.as_str().len() as u8]);
+            hash.update(task.task_type.as_str().as_bytes());
+            last = Some(&task.task_type);
+        }
         hash.update([task.id.as_str().len() as u8]);
         hash.update(task.id.as_str().as_bytes());
         hash.update(task.run.to_le_bytes());
+        hash.update(task.submitted_at.0.to_le_bytes());
     }
-    let start = format!("b{count}:{hop}:");
+    let start = format!("b{count}:{}:", hop.name());
     hash.finalize().iter().take(HASH_BYTES).fold(start, |mut id, byte| {
         // Writing to a String cannot fail.
         let _infallible = write!(id, "{byte:02x}");

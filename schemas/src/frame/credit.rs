@@ -2,6 +2,7 @@
 
 use crate::codec::{self, Bincode, CodecError, Wire};
 use crate::id::TaskId;
+use crate::token::TaskType;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
@@ -47,12 +48,15 @@ pub const RUNS_TOLD_MAX: usize = 512;
 
 impl Wire<'_> for Credit {
     const KIND: u8 = 2;
-    const VERSION: u16 = 2;
+    const VERSION: u16 = 3;
 }
 
 /// A run that ended.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct RunEnded {
+    /// The task's type; `None` from an executor whose frames did not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_type: Option<TaskType>,
     /// The task.
     pub id: TaskId,
     /// Which of its runs.
@@ -79,14 +83,74 @@ pub enum RunEnd {
 /// What remains of a run that can yield.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Remaining {
+    /// The task's type; `None` from an executor whose frames did not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_type: Option<TaskType>,
     /// The task.
-    pub id: String,
+    pub id: TaskId,
     /// Which of its runs.
     pub run: u32,
     /// How much is left to do, in microseconds.
     pub remaining_us: u64,
     /// What stopping here and going on elsewhere costs, in microseconds.
     pub resume_us: u64,
+}
+
+/// The second version, in which runs were named by their ids alone. Still read.
+#[derive(Debug, Clone, Default, Encode, Decode, Serialize, Deserialize)]
+#[serde(default)]
+struct CreditV2 {
+    executor: String,
+    slots: u32,
+    capacity: u32,
+    taken: u64,
+    settled: u64,
+    fits: Vec<String>,
+    of_fits: Vec<OfFit>,
+    runs: Vec<RunEndedV2>,
+    remaining: Vec<RemainingV2>,
+}
+
+#[derive(Debug, Clone, Encode, Decode, Serialize, Deserialize)]
+struct RunEndedV2 {
+    id: TaskId,
+    run: u32,
+    run_us: u64,
+    end: RunEnd,
+}
+
+#[derive(Debug, Clone, Encode, Decode, Serialize, Deserialize)]
+struct RemainingV2 {
+    id: TaskId,
+    run: u32,
+    remaining_us: u64,
+    resume_us: u64,
+}
+
+impl Wire<'_> for CreditV2 {
+    const KIND: u8 = <Credit as Wire<'_>>::KIND;
+    const VERSION: u16 = 2;
+}
+
+impl From<CreditV2> for Credit {
+    fn from(wire: CreditV2) -> Self {
+        let CreditV2 { executor, slots, capacity, taken, settled, fits, of_fits, runs, remaining } = wire;
+        let runs = runs
+            .into_iter()
+            .map(|RunEndedV2 { id, run, run_us, end }| RunEnded { task_type: None, id, run, run_us, end })
+            .collect();
+        let remaining = remaining
+            .into_iter()
+            .map(|RemainingV2 { id, run, remaining_us, resume_us }| Remaining {
+                task_type: None,
+                id,
+                run,
+                remaining_us,
+                resume_us,
+            })
+            .collect();
+        Self { executor, slots, capacity, taken, settled, fits, of_fits, runs, remaining }
+    }
 }
 
 /// The first version, which is still read.
@@ -117,12 +181,13 @@ impl Credit {
         codec::encode_frame::<Bincode, Self>(self)
     }
 
-    /// Reads the frame, of either version.
+    /// Reads the frame, of any version.
     pub fn decode(frame: &[u8]) -> Result<Self, CodecError> {
-        if codec::version_of(frame) == Some(<CreditV1 as Wire<'_>>::VERSION) {
-            return codec::decode_frame::<CreditV1>(frame).map(Self::from);
+        match codec::version_of(frame) {
+            Some(<CreditV1 as Wire<'_>>::VERSION) => codec::decode_frame::<CreditV1>(frame).map(Self::from),
+            Some(<CreditV2 as Wire<'_>>::VERSION) => codec::decode_frame::<CreditV2>(frame).map(Self::from),
+            _ => codec::decode_frame(frame),
         }
-        codec::decode_frame(frame)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Keys of the buckets: what is announced, who leads, and notes on tasks.
 
-use crate::id::TaskId;
+use crate::id::{TaskId, TaskRef};
 use crate::token::{QueueName, TaskType, Tenant};
 use sha2::{Digest, Sha256};
 
@@ -86,18 +86,21 @@ pub fn lease_queue(queue: &QueueName) -> String {
 }
 
 /// Notes key of a cancelled task.
-pub fn note_cancelled(id: &TaskId) -> String {
-    format!("cancelled.{id}")
+pub fn note_cancelled(task_type: &TaskType, id: &TaskId) -> String {
+    format!("cancelled.{task_type}.{id}")
 }
 
+/// Matches the keys of [`note_cancelled`].
+pub const NOTES_CANCELLED_ALL: &str = "cancelled.>";
+
 /// Notes key of what a running task has saved.
-pub fn note_checkpoint(id: &TaskId) -> String {
-    format!("checkpoint.{id}")
+pub fn note_checkpoint(task_type: &TaskType, id: &TaskId) -> String {
+    format!("checkpoint.{task_type}.{id}")
 }
 
 /// The task of a note on a cancellation.
-pub fn parse_note_cancelled(key: &str) -> Option<TaskId> {
-    key.strip_prefix("cancelled.").and_then(|id| TaskId::new(id).ok())
+pub fn parse_note_cancelled(key: &str) -> Option<TaskRef> {
+    key.strip_prefix("cancelled.").and_then(TaskRef::parse)
 }
 
 /// The subject behind a key of a key-value bucket.

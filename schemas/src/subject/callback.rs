@@ -13,10 +13,9 @@ pub fn callback(task_type: &TaskType, id: &TaskId, index: usize) -> String {
     format!("jetlane.callback.{task_type}.{id}.{index}")
 }
 
-/// Where its schedule is stored: one subject a callback. A token longer than a task's schedule, so
-/// that neither can stand for the other.
-pub fn schedule_callback(id: &TaskId, index: usize) -> String {
-    format!("jetlane.schedule.callback.{id}.{index}")
+/// Where its schedule is stored: one subject a callback.
+pub fn schedule_callback(task_type: &TaskType, id: &TaskId, index: usize) -> String {
+    format!("jetlane.schedule.callback.{id}.{index}.{task_type}")
 }
 
 /// Where a callback is kept that was given up: `jetlane.dead_callback.<type>.<id>.<index>`.

@@ -207,7 +207,7 @@ impl Post {
         let mut submit = self
             .client
             .submit_json(task_type.as_str(), parent.body.clone())
-            .id(TaskId::of_follow_up(&parent.id, parcel.index))
+            .id(TaskId::of_follow_up(&parent.task_type, &parent.id, parcel.index))
             .priority(priority)
             .tenant(parent.tenant.as_str())
             .parent(parent.id.clone());

@@ -88,15 +88,17 @@ impl Parcel {
         &self.completion.callbacks[self.index]
     }
 
-    /// The same at every delivery, so that a receiver knows it again. Has no `.`, since an id has none.
+    /// The same at every delivery, so that a receiver knows it again: `<type>:<task id>:<index>`. Has no `.`, which
+    /// separates the parts of a signed webhook: those of the type are written as `/`, which no type holds.
     pub(crate) fn id(&self) -> String {
-        format!("{}:{}", self.completion.id, self.index)
+        let task_type = self.completion.task_type.as_str().replace('.', "/");
+        format!("{task_type}:{}:{}", self.completion.id, self.index)
     }
 
     /// A share from 0 to 1 that differs between callbacks and between deliveries of one.
     pub(crate) fn jitter(&self) -> f64 {
         let mut hasher = DefaultHasher::new();
-        (self.completion.id.as_str(), self.index, self.in_vain).hash(&mut hasher);
+        (self.completion.task_type.as_str(), self.completion.id.as_str(), self.index, self.in_vain).hash(&mut hasher);
         f64::from(hasher.finish() as u32) / f64::from(u32::MAX)
     }
 
@@ -109,7 +111,7 @@ impl Parcel {
         headers.push(header::DELIVERY, in_vain.to_string());
         headers.push(header::SCHEDULE, format!("@at {}", clock::rfc3339(at)));
         headers.push(header::SCHEDULE_TARGET, due);
-        let schedule = subject::schedule_callback(&self.completion.id, self.index);
+        let schedule = subject::schedule_callback(&self.completion.task_type, &self.completion.id, self.index);
         // The time is part of the id: an id that named less would pass a later schedule for an earlier
         // one that has fired, and lose the callback.
         let message_id = Some(format!("{}:callback:{}", self.id(), at.0));

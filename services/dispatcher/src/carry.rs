@@ -7,7 +7,7 @@ use jetlane_core::Waited;
 use jetlane_schemas::frame::{self, FrameError};
 use jetlane_schemas::subject::{Lane, LaneKind};
 use jetlane_schemas::task::check_callbacks;
-use jetlane_schemas::{Completion, Failure, Headers, Micros, Outcome, RunToken, TaskEvent};
+use jetlane_schemas::{Completion, Failure, Headers, Hop, Micros, Outcome, RunToken, TaskEvent};
 use tracing::Span;
 
 /// What a task waited for until it was dispatched, in microseconds.
@@ -108,7 +108,7 @@ pub(crate) fn to_lane<'a>(
     tasks: impl ExactSizeIterator<Item = &'a TaskEvent> + Clone,
     lane: &Lane,
 ) -> Result<Outgoing, FrameError> {
-    let message_id = Some(frame::bundle_message_id("lane", tasks.clone()));
+    let message_id = Some(frame::bundle_message_id(Hop::Lane, tasks.clone()));
     let (headers, body) = match (lane.kind, tasks.clone().next()) {
         (LaneKind::Plain, Some(task)) => (crate::plain::headers(task), task.payload.clone().into()),
         (LaneKind::Bundle, _) | (LaneKind::Plain, None) => (Headers::new(), frame::encode_bundle(tasks)?.into()),

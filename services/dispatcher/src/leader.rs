@@ -42,7 +42,7 @@ use jetlane_bus::{Ack, Message, Outgoing, Subscription, clock};
 use jetlane_core::duplicates::Duplicates;
 use jetlane_core::shards::Shards;
 use jetlane_core::{Decision, EntryId, Event, FlowId, Queue};
-use jetlane_schemas::{Flow, Micros, QueueEntry, QueueName, TaskEvent, TaskId};
+use jetlane_schemas::{Flow, Micros, QueueEntry, QueueName, TaskEvent, TaskRef, TaskType};
 use needs::Fits;
 use output::Carried;
 use questions::Asked;
@@ -91,7 +91,7 @@ pub(crate) struct Leader {
     learned: Learned,
     fits: Fits,
     clients: Clients,
-    cancelled: broadcast::Receiver<TaskId>,
+    cancelled: broadcast::Receiver<TaskRef>,
     shards: Shards,
     shared_told: tenants::Told,
     entry: QueueEntry,
@@ -119,7 +119,7 @@ enum Woken {
     Credit(Option<Message>),
     Asked(Option<Message>),
     Heard(Heard),
-    Cancelled(Result<TaskId, broadcast::error::RecvError>),
+    Cancelled(Result<TaskRef, broadcast::error::RecvError>),
     Announced,
     Found,
     Tick,
@@ -245,13 +245,13 @@ impl Leader {
         Ok(())
     }
 
-    fn take_cancelled(&mut self, cancelled: Result<TaskId, broadcast::error::RecvError>) -> Result<(), Error> {
+    fn take_cancelled(&mut self, cancelled: Result<TaskRef, broadcast::error::RecvError>) -> Result<(), Error> {
         match cancelled {
-            Ok(id) => self.cancel(&id),
+            Ok(task) => self.cancel(&task),
             Err(broadcast::error::RecvError::Lagged(_)) => {
                 let held: Vec<EntryId> = self.held.keys().copied().collect();
                 for entry in held {
-                    if self.held.get(&entry).is_some_and(|held| self.world.cancelled.contains(&held.task.id)) {
+                    if self.held.get(&entry).is_some_and(|held| self.world.cancelled.contains(&held.task)) {
                         self.core.on(clock::now(), Event::Cancelled(entry));
                     }
                 }
@@ -261,8 +261,9 @@ impl Leader {
         Ok(())
     }
 
-    fn cancel(&mut self, id: &TaskId) {
-        for entry in self.runs.held(id).collect::<Vec<_>>() {
+    fn cancel(&mut self, task: &TaskRef) {
+        let of_type = |(task_type, entry): (&TaskType, EntryId)| (*task_type == task.task_type).then_some(entry);
+        for entry in self.runs.held(&task.id).filter_map(of_type).collect::<Vec<_>>() {
             self.core.on(clock::now(), Event::Cancelled(entry));
         }
     }

@@ -2,8 +2,6 @@
 
 use jetlane_schemas::subject::{Lane, STREAM_LANES};
 
-/// Keys of the notes on cancelled tasks.
-pub(crate) const CANCELLED_NOTES: &str = "cancelled.*";
 /// Every subject of a stream.
 pub(crate) const ALL: &str = ">";
 
@@ -32,14 +30,8 @@ pub(crate) fn answered_sequence(subject: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jetlane_schemas::subject::{LaneKind, note_cancelled};
-    use jetlane_schemas::{Fit, Priority, QueueName, TaskId};
-
-    #[test]
-    fn the_pattern_of_cancelled_notes_is_that_of_their_keys() {
-        let key = note_cancelled(&TaskId::new("x").expect("valid"));
-        assert_eq!(key.replace("x", "*"), CANCELLED_NOTES);
-    }
+    use jetlane_schemas::subject::LaneKind;
+    use jetlane_schemas::{Fit, Priority, QueueName};
 
     #[test]
     fn no_answer_goes_into_the_pipeline_or_to_the_server() {

@@ -100,7 +100,8 @@ impl Judge<'_> {
         (task.run, task.attempts, task.yields, task.remaining_us, task.checkpoint) = (1, 0, 0, None, None);
         let stored_at = message.facts.stored_at;
         let oldest = Micros(stored_at.0.saturating_sub(SKEW_MAX.0));
-        task.submitted_at = task.submitted_at.clamp(oldest, stored_at).min(self.now);
+        // Never this machine's clock: message ids name this time, and the next leader has to find the same.
+        task.submitted_at = task.submitted_at.clamp(oldest, stored_at);
         task.due_at = task.due_at.map(|due_at| due_at.max(task.submitted_at));
     }
 

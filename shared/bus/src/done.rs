@@ -288,7 +288,7 @@ impl Bus {
             subject: subject::callback(&done.task_type, &done.id, index),
             headers: headers.clone(),
             body: Bytes::copy_from_slice(&done.body),
-            message_id: Some(format!("{}:{index}:callback", done.id)),
+            message_id: Some(format!("{}.{}:{index}:callback", done.task_type, done.id)),
             expect: Expect::Anything,
         };
         let outs: Vec<Outgoing> = (0..done.callbacks.len()).map(out).collect();

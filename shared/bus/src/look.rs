@@ -144,12 +144,12 @@ impl Bus {
         Ok(Some(all.saturating_sub(message.behind + 1)))
     }
 
-    /// The schedule of a task that is not due yet: when it is, and the task. `None` where it has none.
+    /// The schedule of a task with this id that is not due yet: when it is, and the task. `None` where it has none.
     ///
     /// # Errors
     /// [`Error::Read`].
     pub async fn scheduled(&self, id: &TaskId) -> Result<Option<(Micros, TaskEvent)>, Error> {
-        let filter = subject::schedule_in_any_queue(id);
+        let filter = subject::schedules_of_id(id);
         let failed = |source: Source| Error::Read { stream: STREAM_TIME.into(), what: filter.clone(), source };
         for subject in self.subject_counts(STREAM_TIME, &filter).await?.keys() {
             let Some((headers, body)) = self.last(STREAM_TIME, subject).await? else { continue };

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::publish::{Expect, Outgoing, Published};
 use bytes::Bytes;
 use jetlane_schemas::subject::{self, STREAM_TIME};
-use jetlane_schemas::{Headers, Micros, TaskEvent, TaskId, frame, header};
+use jetlane_schemas::{Headers, Hop, Micros, TaskEvent, TaskId, TaskType, frame, header};
 use std::time::Duration;
 
 /// What is due sooner is published to the due subject at once: the server's timer has a floor of
@@ -34,10 +34,10 @@ impl Bus {
             headers.push(header::SCHEDULE_TARGET, due);
             // A fire has no message id of the server's: the id travels in a header of our own.
             headers.push(header::TASK_ID, task.id.as_str());
-            (subject::schedule(&task.queue, &task.id), headers)
+            (subject::schedule(&task.queue, &task.task_type, &task.id), headers)
         };
         let out =
-            Outgoing { message_id: Some(task.message_id("due")), expect: Expect::Anything, subject, headers, body };
+            Outgoing { message_id: Some(task.message_id(Hop::Due)), expect: Expect::Anything, subject, headers, body };
         self.publish(out).await
     }
 
@@ -45,8 +45,8 @@ impl Bus {
     ///
     /// # Errors
     /// [`Error::Delete`].
-    pub async fn purge_schedule(&self, id: &TaskId) -> Result<u64, Error> {
-        let filter = subject::schedule_in_any_queue(id);
+    pub async fn purge_schedule(&self, task_type: &TaskType, id: &TaskId) -> Result<u64, Error> {
+        let filter = subject::schedule_in_any_queue(task_type, id);
         let failed = |source| Error::Delete { stream: STREAM_TIME.into(), what: filter.clone(), source };
         let stream = self.jetstream.get_stream_no_info(STREAM_TIME).await.map_err(|e| failed(e.into()))?;
         let purged = stream.purge().filter(filter.clone()).await.map_err(|e| failed(e.into()))?;

@@ -38,6 +38,8 @@ pub enum Event {
     NotStored(EntryId, Micros),
     /// A task is to be dropped before it is dispatched: cancelled, or taken by someone else.
     Cancelled(EntryId),
+    /// A task that was to be dropped is not cancelled after all: it goes back to its place.
+    Reinstated(EntryId),
     /// An executor told its credit.
     Credit(Credit),
     /// An executor is known to be gone.

@@ -164,6 +164,7 @@ impl Queue {
             Event::Settled(id, stored) => self.settled(id, stored),
             Event::NotStored(id, rest_until) => self.not_stored(now, id, rest_until),
             Event::Cancelled(id) => self.cancelled(id),
+            Event::Reinstated(id) => self.reinstated(now, id),
             Event::Credit(credit) => {
                 let told = Told::read(&credit, &mut self.fits);
                 self.ledger.told(now, credit.executor, told);
@@ -281,6 +282,15 @@ impl Queue {
             self.policy.remove(&slot.entry);
             self.leave(id, Place::Ending);
             self.dropped.push_back(id);
+        }
+    }
+
+    fn reinstated(&mut self, now: Micros, id: EntryId) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if (slot.place, slot.cancelled) == (Place::Ending, Cancelled::Yes) {
+            (slot.place, slot.cancelled) = (Place::Waiting, Cancelled::No);
+            let entry = slot.entry;
+            self.wait(now, &entry);
         }
     }
 

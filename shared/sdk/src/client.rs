@@ -119,7 +119,7 @@ impl Client {
     /// # Errors
     /// [`Error::Unanswered`] where nobody leads the queue.
     pub async fn explain(&self, queue: &QueueName, id: &TaskId) -> Result<Answer, Error> {
-        crate::question::ask(self.bus(), queue, &Question::Explain { id: id.clone() }).await
+        crate::question::ask(self.bus(), queue, &Question::Explain { id: id.clone(), task_type: None }).await
     }
 
     /// A subscription to completions: set what it wants, then await it.

@@ -115,10 +115,14 @@ impl<O> TaskHandle<O> {
             Completed::Won => {}
         }
         // Decided. What follows spares work: dispatchers drop it, a running handler stops, a schedule goes.
-        let note = async { bus.bucket(BUCKET_NOTES).await?.put(&subject::note_cancelled(&self.id), &true).await };
+        let note = async {
+            bus.bucket(BUCKET_NOTES).await?.put(&subject::note_cancelled(&self.task_type, &self.id), &true).await
+        };
         note.await.map_err(failed)?;
-        bus.send(subject::cancel(&self.id), Headers::new(), Vec::new().into()).await.map_err(failed)?;
-        bus.purge_schedule(&self.id).await.map_err(failed)?;
+        bus.send(subject::cancel(&self.task_type, &self.id), Headers::new(), Vec::new().into())
+            .await
+            .map_err(failed)?;
+        bus.purge_schedule(&self.task_type, &self.id).await.map_err(failed)?;
         Ok(Outcome::Cancelled)
     }
 
@@ -153,7 +157,7 @@ impl<O> TaskHandle<O> {
     /// # Errors
     /// [`Error::Subscribe`].
     pub async fn progress(&self) -> Result<ProgressReports, Error> {
-        let subject = subject::progress(&self.id);
+        let subject = subject::progress(&self.task_type, &self.id);
         let subscribed = self.client.bus().subscribe(&subject).await;
         let reports = subscribed.map_err(|source| Error::Subscribe { name: subject, source })?;
         Ok(ProgressReports { reports })

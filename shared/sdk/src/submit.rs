@@ -297,7 +297,9 @@ impl<O> Submit<O> {
         let mut task = self.draft?;
         if let Some(key) = &task.key {
             task.id = TaskId::from_key(task.task_type.as_str(), task.tenant.as_str(), key);
-            // The same key may have been submitted longer ago than the broker's window remembers.
+        }
+        if task.key.is_some() || self.named == Named::ByCaller {
+            // The same may have been submitted longer ago than the broker's window remembers.
             task.suspect = true;
         }
         task.check(self.client.bus().body_bytes_max())?;

@@ -143,7 +143,7 @@ async fn an_explanation_is_the_leaders_and_a_refusal_is_an_error() {
     let id = TaskId::generate();
     let (queue, answer) = (queue(), Answer::Unheld { queue: queue(), dispatched: true });
     let (told, asked) = tokio::join!(stage.client.explain(&queue, &id), stage.answer(&mut leader, &answer));
-    assert_eq!((told.expect("answered"), asked), (answer, Question::Explain { id: id.clone() }));
+    assert_eq!((told.expect("answered"), asked), (answer, Question::Explain { id: id.clone(), task_type: None }));
     let refusal = Answer::Refused { reason: "not like this".into() };
     let (told, _) = tokio::join!(stage.client.explain(&queue, &id), stage.answer(&mut leader, &refusal));
     let error = told.expect_err("refused");

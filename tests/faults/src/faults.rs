@@ -227,8 +227,8 @@ impl Stage {
             subject::credit_wanted(&queue),
             subject::ask(&queue),
             subject::yield_wanted(&queue),
-            subject::progress(&some),
-            subject::cancel(&some),
+            subject::progress(&task_type, &some),
+            subject::cancel(&task_type, &some),
             subject::told(&task_type),
             format!("{}.@.x.1.told", subject::told(&task_type)),
         ];

@@ -289,10 +289,14 @@ async fn read(admin: &Admin, folder: &Path, servers: usize) -> anyhow::Result<Hi
     Ok(history)
 }
 
-/// The task of a scheduled callback, `jetlane.schedule.callback.<type>.<id>.<index>`, as `<type>.<id>`.
+/// The task of a scheduled callback, `jetlane.schedule.callback.<id>.<index>.<type>`, as `<type>.<id>`.
 fn task_of(subject: &str) -> String {
-    let task = subject.trim_start_matches("jetlane.schedule.callback.");
-    task.rsplit_once('.').map_or(task, |(task, _)| task).to_owned()
+    let place = subject.trim_start_matches("jetlane.schedule.callback.");
+    let mut parts = place.splitn(3, '.');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(id), Some(_index), Some(task_type)) => format!("{task_type}.{id}"),
+        _ => place.to_owned(),
+    }
 }
 
 /// Counts the starts of processes in the journals.

@@ -35,7 +35,7 @@ async fn burst_to_slow_endpoints_keeps_a_healthy_one_not_waiting() {
     let service = stage.start(&typed);
     came.wait_for(|count| *count > 0).await.expect("the receiver runs");
     let first = Instant::now();
-    assert_eq!(healthy.next().await.header("webhook-id"), format!("s{BURST}:0"));
+    assert_eq!(healthy.next().await.header("webhook-id"), format!("image/thumbnail:s{BURST}:0"));
     assert!(first.elapsed() < TIMEOUT, "the healthy endpoint waited for slow ones: {:?}", first.elapsed());
     assert!(*came.borrow() <= 20 * 32, "a slow endpoint was flooded: {}", *came.borrow());
     service.abort();

@@ -64,7 +64,7 @@ async fn follow_up_that_nobody_has_announced_is_asked_again_later() {
     let mut schedules = stage.bus.subscribe(SCHEDULE_ALL).await.expect("subscribed");
     let service = stage.start(&Settings::default());
     stage.complete(&completion("s1", Outcome::Succeeded, b"1", vec![then("image.later")])).await;
-    assert_eq!(schedules.next().await.expect("a schedule").subject, "jetlane.schedule.callback.s1.0");
+    assert_eq!(schedules.next().await.expect("a schedule").subject, "jetlane.schedule.callback.s1.0.image.thumbnail");
     announce(&stage, "image.later", "default").await;
     let mut submitted = stage.bus.subscribe("jetlane.task.>").await.expect("subscribed");
     submitted.next().await.expect("submitted once it is announced");

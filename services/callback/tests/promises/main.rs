@@ -45,7 +45,7 @@ async fn a_webhook_arrives_signed_with_every_secret_and_within_the_trace() {
 
     let received = receiver.next().await;
     assert_eq!(received.line, "POST /done?x=1 HTTP/1.1");
-    assert_eq!(received.header("webhook-id"), "s1:0");
+    assert_eq!(received.header("webhook-id"), "image/thumbnail:s1:0");
     assert_eq!(received.header("content-type"), "application/json");
     assert!(received.header("traceparent").contains("0af7651916cd43dd8448eb211c80319c"));
     for secret in &secrets {
@@ -70,7 +70,7 @@ async fn what_fails_waits_in_the_broker_and_is_delivered_by_whoever_runs_then_un
 
     let refused = receiver.next().await;
     let scheduled = schedules.next().await.expect("a schedule");
-    assert_eq!(scheduled.subject, "jetlane.schedule.callback.s1.0");
+    assert_eq!(scheduled.subject, "jetlane.schedule.callback.s1.0.image.thumbnail");
     assert_eq!(scheduled.headers.get(SCHEDULE_TARGET), Some("jetlane.callback.image.thumbnail.s1.0"));
     assert_eq!(scheduled.headers.get(DELIVERY), Some("1"));
     let counts = first.stop().await;
@@ -80,7 +80,10 @@ async fn what_fails_waits_in_the_broker_and_is_delivered_by_whoever_runs_then_un
     let second = stage.start(&settings(&receiver.url("/"), &secrets));
     let taken = receiver.next().await;
     assert!(taken.at >= refused.at + jetlane_callback::rules::PAUSES[0], "the receiver was hurried");
-    assert_eq!((refused.header("webhook-id"), taken.header("webhook-id")), ("s1:0", "s1:0"));
+    assert_eq!(
+        (refused.header("webhook-id"), taken.header("webhook-id")),
+        ("image/thumbnail:s1:0", "image/thumbnail:s1:0")
+    );
     assert_eq!(refused.body, taken.body);
     taken.verify(&secrets[0]);
     assert_eq!(taken.json()["error"]["message"], "disk full");
@@ -104,7 +107,7 @@ async fn a_receiver_that_is_gone_gets_nothing_more_and_its_callbacks_are_kept() 
     }
     let counts = service.stop().await;
     assert_eq!((counts.delivered(), counts.dead()), (0, 2));
-    assert_eq!(receiver.next().await.header("webhook-id"), "s1:0");
+    assert_eq!(receiver.next().await.header("webhook-id"), "image/thumbnail:s1:0");
     assert!(receiver.is_quiet(), "the second was sent to a receiver that is gone");
     let kept = stage.bus.subject_counts(STREAM_DEAD, DEAD_CALLBACK_ALL).await.expect("counted");
     assert_eq!(kept.len(), 2);
@@ -121,7 +124,7 @@ async fn what_may_not_be_sent_is_kept_with_the_reason_and_its_neighbours_are_del
 
     let service = stage.start(&typed);
     stage.complete(&completion("s1", Outcome::Succeeded, b"1", bad.to_vec())).await;
-    assert_eq!(receiver.next().await.header("webhook-id"), "s1:2");
+    assert_eq!(receiver.next().await.header("webhook-id"), "image/thumbnail:s1:2");
     let mut kept = reasons(&mut dead, 2).await;
     assert!(kept.remove("jetlane.dead_callback.image.thumbnail.s1.0").expect("kept").contains("no endpoint"));
     assert!(kept.remove("jetlane.dead_callback.image.thumbnail.s1.1").expect("kept").contains("URL in a task"));
@@ -165,7 +168,7 @@ async fn a_subject_receives_headers_and_body_of_the_completion() {
         (CE_ID, "s1"),
         (TASK_ID, "s1"),
         (TASK_TYPE, "image.thumbnail"),
-        (MSG_ID, "s1:0"),
+        (MSG_ID, "image/thumbnail:s1:0"),
         ("ce-jetlaneoutcome", "succeeded"),
     ] {
         assert_eq!(message.headers.get(name), Some(value), "{name}");
@@ -213,7 +216,7 @@ async fn a_follow_up_is_submitted_once_after_success_alone_with_the_output_as_it
     stage.complete(&parent).await;
 
     let task = submitted.next().await.expect("a follow-up");
-    let id = TaskId::of_follow_up(&parent.id, 0);
+    let id = TaskId::of_follow_up(&parent.task_type, &parent.id, 0);
     assert_eq!(
         (task.subject.as_str(), task.body.as_ref()),
         ("jetlane.submit.mail.send", b"{\"to\":\"ada\"}".as_slice())

@@ -60,7 +60,7 @@ async fn dead_letter_of_an_unreadable_callback_is_no_schedule() {
     let mut headers = Headers::new();
     headers.push(SCHEDULE, "@at 2000-01-01T00:00:00Z");
     headers.push(jetlane_schemas::header::SCHEDULE_TARGET, "jetlane.callback.a.s1.0");
-    publish(&stage, "jetlane.schedule.callback.s1.0", headers, b"").await;
+    publish(&stage, "jetlane.schedule.callback.s1.0.image.thumbnail", headers, b"").await;
     assert_eq!(reasons(&mut dead, 1).await.len(), 1);
     assert_eq!(service.stop().await.dead(), 1);
 }

@@ -118,7 +118,7 @@ async fn ask(bus: &Bus, asked: &Asked<'_>, announced: &Announced) -> Result<Lead
         Some(queue) => vec![queue.clone()],
         None => announced.all_queues().into_iter().cloned().collect(),
     };
-    let question = Question::Explain { id: asked.id.clone() };
+    let question = Question::Explain { id: asked.id.clone(), task_type: None };
     let question = serde_json::to_vec(&question).expect("a question holds nothing but text and numbers");
     let mut answers = futures::stream::iter(queues)
         .map(|queue| {

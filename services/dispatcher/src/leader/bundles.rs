@@ -9,6 +9,7 @@ use crate::carry::{self, Joins, Waits};
 use crate::read::Fate;
 use jetlane_bus::{Error, Outgoing, Published, clock};
 use jetlane_core::bundle::{Filling, More};
+use jetlane_core::duplicates::Departure;
 use jetlane_core::{EntryId, Event, FitId, Stored, Waited};
 use jetlane_schemas::frame::frame_bytes;
 use jetlane_schemas::subject::{Lane, LaneKind};
@@ -229,12 +230,12 @@ impl Leader {
                     if parcel.kind == LaneKind::Plain {
                         self.sent_plain(sequence, entry);
                     }
-                    self.gone(entry, Stored::New);
+                    self.gone(entry, Stored::New, Departure::MayEnd);
                 }
                 self.take_early(sequence);
             }
             Ok(Published::Duplicate(_)) => {
-                parcel.entries.into_iter().for_each(|entry| self.gone(entry, Stored::Before))
+                parcel.entries.into_iter().for_each(|entry| self.gone(entry, Stored::Before, Departure::MayEnd))
             }
             Ok(Published::Full) => self.not_in_lane(&parcel, FULL_REST, "the lanes are full"),
             Ok(Published::Taken | Published::NoStream) => {

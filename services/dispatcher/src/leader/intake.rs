@@ -2,13 +2,14 @@
 
 use super::estimates::Expected;
 use super::flows::{self, Opened, Sent, Turn};
-use super::sources::Place;
+use super::output::{Beside, Carried};
+use super::sources::{Place, SourceId};
 use super::{Held, Leader};
 use crate::carry::Joins;
 use crate::error::Error;
 use crate::read::{Arrived, Fate, Judge};
 use jetlane_bus::{Delivery, Pulled, clock, trace};
-use jetlane_core::duplicates::{Arrival, Source};
+use jetlane_core::duplicates::{Arrival, Arriving, Source};
 use jetlane_core::{Entry, EntryId, Event, FlowId, TenantId, TypeId};
 use jetlane_schemas::subject::STREAM_TASKS;
 use jetlane_schemas::{Flow, Headers, Micros, TaskEvent, TaskType, Tenant};
@@ -16,6 +17,10 @@ use std::time::Duration;
 
 /// A deadline that has always passed: what is not to run leaves the queue by the way of the expired.
 pub(super) const NEVER_STARTS: Micros = Micros(0);
+
+/// How long after its delivery a message is decided on that may be a copy of a run under way: longer than the news of
+/// an end takes from an executor.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Whether a message may have been dispatched before, by a leader that is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,19 +135,24 @@ impl Leader {
         for (task, fate) in tasks {
             let (stored_at, expected) = (delivery.facts.stored_at, Expected::default());
             let held = Held { task, fate, flow, source, stored_at, read_at: now, expected, joins };
-            self.hold(place, held, bytes, news);
+            self.hold(place, held, bytes, news, delivery.facts.delivered);
         }
     }
 
-    fn hold(&mut self, place: Place, mut held: Held, bytes: u32, news: News) {
+    fn hold(&mut self, place: Place, mut held: Held, bytes: u32, news: News, delivered: u64) {
         let (now, flow) = (held.read_at, held.flow);
         self.entries += 1;
         let id = EntryId(self.entries);
         let origin = u32::from(place.0 != STREAM_TASKS);
         let source = Source { origin, sequence: place.1 };
-        match self.runs.arrived(&held.task.id, held.task.run, source, id) {
+        let task = &held.task;
+        let message = Arriving { task_type: &task.task_type, id: &task.id, run: task.run, source, entry: id };
+        match self.runs.arrived(now, message, || self.dispatched.contains(&task.task_type, &task.id)) {
             Arrival::New => {}
-            Arrival::Again(_) | Arrival::Copy => {
+            // Submitted again: whoever runs it looks for its completion first.
+            Arrival::Repeated => held.task.suspect = true,
+            Arrival::UnderWay if delivered == 1 => return self.look_again(held.source),
+            Arrival::UnderWay | Arrival::Copy => {
                 // The first of its run is stored, in its stream or in its lane.
                 tracing::debug!(task_id = %held.task.id, run = held.task.run, "A task arrived twice; the copy is acknowledged.");
                 self.acks.extend(self.sources.settle(held.source));
@@ -159,12 +169,23 @@ impl Leader {
         if news == News::Surely {
             self.admit(&mut held, &mut entry);
         }
-        let is_cancelled = self.world.cancelled.contains(&held.task.id);
+        let is_cancelled = self.world.cancelled.contains(&held.task);
         self.held.insert(id, held);
         self.core.on(now, Event::Arrived(entry));
         if is_cancelled {
             self.core.on(now, Event::Cancelled(id));
         }
+    }
+
+    /// Gives a message back for a moment: it may be a copy of what is under way, or the end of that is on its way here.
+    fn look_again(&mut self, source: SourceId) {
+        let Some(ack) = self.sources.leave(source) else { return };
+        self.works.push(Box::pin(async move {
+            if ack.give_back(LOOK_AGAIN_AFTER).await.is_err() {
+                tracing::debug!("A message could not be given back; it comes again after its ack time.");
+            }
+            Carried::Beside(Beside::Written("give a message back", Ok(())))
+        }));
     }
 
     /// What the core is to know of a task.

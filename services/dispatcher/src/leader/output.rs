@@ -7,6 +7,7 @@ use super::upkeep::Counted;
 use crate::carry;
 use crate::read::Fate;
 use jetlane_bus::{Error, Published, clock};
+use jetlane_core::duplicates::Departure;
 use jetlane_core::{EntryId, Event, Stored};
 use jetlane_schemas::subject::Lane;
 use jetlane_schemas::{Failure, Micros, Outcome, SharedEntry};
@@ -21,7 +22,9 @@ pub(crate) enum Carried {
     /// Messages were published to their lanes.
     ToLanes(Vec<(Parcel, Result<Published, Error>)>),
     /// A task that does not run now was ended or stored for later; `false` where there was no room.
-    Away { entry: EntryId, stored: Result<bool, Error> },
+    Away { entry: EntryId, departure: Departure, stored: Result<bool, Error> },
+    /// It was looked whether a cancelled task has its completion.
+    LookedUp { entry: EntryId, done: Result<bool, Error> },
     /// Something beside the tasks was written or counted.
     Beside(Beside),
 }
@@ -51,7 +54,7 @@ impl Leader {
                 let task = held.task.clone();
                 self.works.push(Box::pin(async move {
                     let stored = carry::postpone(&bus, &task, at).await.map(|()| true);
-                    Carried::Away { entry, stored }
+                    Carried::Away { entry, departure: Departure::GoesOn, stored }
                 }));
                 return;
             }
@@ -64,20 +67,27 @@ impl Leader {
         let task = held.task.clone();
         self.works.push(Box::pin(async move {
             let stored = carry::end(&bus, &task, outcome, failure, &span).await;
-            Carried::Away { entry, stored }
+            Carried::Away { entry, departure: Departure::MayEnd, stored }
         }));
     }
 
-    /// Acknowledges a task that was cancelled; its completion is stored already. One that is another
+    /// Drops a task that was cancelled, once it is known that its completion is stored. One that is another
     /// queue's now is left in the stream.
     pub(super) fn drop_entry(&mut self, entry: EntryId) {
-        if !matches!(self.held.get(&entry), Some(held) if held.fate == Fate::Leave) {
-            return self.gone(entry, Stored::New);
+        let Some(held) = self.held.get(&entry) else { return };
+        if held.fate != Fate::Leave {
+            // The note may be of an earlier task of the same id, whose completion is forgotten.
+            let (bus, task) = (self.world.bus.clone(), held.task.identity());
+            self.works.push(Box::pin(async move {
+                let done = bus.read_done(&task.task_type, &task.id).await.map(|done| done.is_some());
+                Carried::LookedUp { entry, done }
+            }));
+            return;
         }
         self.core.on(clock::now(), Event::Settled(entry, Stored::New));
         if let Some(held) = self.held.remove(&entry) {
-            self.runs.forget(&held.task.id, held.task.run);
-            self.sources.leave(held.source);
+            self.runs.forget(&held.task.task_type, &held.task.id, held.task.run);
+            let _redelivered_later = self.sources.leave(held.source);
         }
     }
 
@@ -86,9 +96,13 @@ impl Leader {
             Carried::ToLanes(all) => {
                 all.into_iter().for_each(|(parcel, published)| self.sent_to_lane(parcel, published));
             }
-            Carried::Away { entry, stored } => match stored {
+            Carried::LookedUp { entry, done } => match done {
+                Ok(true) => self.gone(entry, Stored::New, Departure::MayEnd),
+                Ok(false) | Err(_) => self.reinstate(entry),
+            },
+            Carried::Away { entry, departure, stored } => match stored {
                 // No lane has it: credit that was meant for it is free again.
-                Ok(true) => self.gone(entry, Stored::Before),
+                Ok(true) => self.gone(entry, Stored::Before, departure),
                 Ok(false) => self.back(entry, FAULT_REST, "DONE is full"),
                 Err(error) => self.back(entry, FAULT_REST, &error),
             },
@@ -97,13 +111,22 @@ impl Leader {
     }
 
     /// The task is stored elsewhere, or ended: its message owes nothing for it any more.
-    pub(super) fn gone(&mut self, entry: EntryId, stored: Stored) {
-        self.core.on(clock::now(), Event::Settled(entry, stored));
+    pub(super) fn gone(&mut self, entry: EntryId, stored: Stored, departure: Departure) {
+        let now = clock::now();
+        self.core.on(now, Event::Settled(entry, stored));
         if let Some(held) = self.held.remove(&entry) {
-            self.runs.left(&held.task.id, held.task.run);
+            self.runs.left(now, &held.task.task_type, &held.task.id, held.task.run, departure);
             self.acks.extend(self.sources.settle(held.source));
         }
         self.upkeep.moved();
+    }
+
+    /// A task that was to be dropped goes back to its place: whoever runs it looks for its completion first.
+    fn reinstate(&mut self, entry: EntryId) {
+        if let Some(held) = self.held.get_mut(&entry) {
+            held.task.suspect = true;
+        }
+        self.core.on(clock::now(), Event::Reinstated(entry));
     }
 
     pub(super) fn back(&mut self, entry: EntryId, rest: Micros, reason: impl std::fmt::Display) {

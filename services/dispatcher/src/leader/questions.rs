@@ -9,7 +9,7 @@ use jetlane_bus::{Message, clock};
 use jetlane_core::{Entry, EntryId, Forecast, Standing};
 use jetlane_schemas::needs::smallest_fit;
 use jetlane_schemas::question::{Answer, Expectation, Explanation, Prospect, Question, Reason};
-use jetlane_schemas::{Admit, Failure, Fit, Flow, Headers, Micros, Shard, TaskId};
+use jetlane_schemas::{Admit, Failure, Fit, Flow, Headers, Micros, Shard, TaskId, TaskType};
 use std::time::{Duration, Instant};
 
 /// The most questions that are answered a second: each costs as much as dispatching what is before it.
@@ -79,7 +79,7 @@ impl Leader {
         let now = clock::now();
         let mut asked = std::mem::take(&mut self.asked);
         let answer = asked.answer(now, || match serde_json::from_slice(&message.body) {
-            Ok(Question::Explain { id }) => self.explain(now, &id),
+            Ok(Question::Explain { id, task_type }) => self.explain(now, &id, task_type.as_ref()),
             Ok(Question::Expect(prospect)) => self.expect(now, &prospect),
             Err(error) => Answer::Refused { reason: format!("the question cannot be read: {error}") },
         });
@@ -91,13 +91,17 @@ impl Leader {
         }));
     }
 
-    fn explain(&self, now: Micros, id: &TaskId) -> Answer {
-        let held = self.runs.held(id).last().and_then(|entry| {
+    fn explain(&self, now: Micros, id: &TaskId, task_type: Option<&TaskType>) -> Answer {
+        let is_meant = |of: &TaskType| task_type.is_none_or(|task_type| task_type == of);
+        let held = self.runs.held(id).filter(|(of, _)| is_meant(of)).last().and_then(|(_, entry)| {
             let standing = self.core.standing(now, entry)?;
             Some((self.held.get(&entry)?, standing))
         });
         let Some((held, standing)) = held else {
-            let dispatched = self.dispatched.contains(id.as_str());
+            let dispatched = match task_type {
+                Some(task_type) => self.dispatched.contains(task_type, id),
+                None => self.dispatched.contains_id(id),
+            };
             return Answer::Unheld { queue: self.queue.clone(), dispatched };
         };
         let task = &held.task;

@@ -8,7 +8,7 @@ use jetlane_bus::clock;
 use jetlane_core::estimate::Observed;
 use jetlane_core::{EntryId, Event};
 use jetlane_schemas::frame::{Remaining, RunEnd, RunEnded, Yield};
-use jetlane_schemas::{Flow, Headers, Micros, Priority, Shard, TaskEvent, TaskType, subject};
+use jetlane_schemas::{Flow, Headers, Micros, Priority, Shard, TaskEvent, TaskId, TaskType, subject};
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
@@ -24,6 +24,7 @@ pub(crate) struct Run {
     number: u32,
     since: Micros,
     estimate: Micros,
+    id: TaskId,
     /// What is learned of it is learned of the whole task only where no part of it ran before.
     is_whole: bool,
     /// Where the task comes back to when it yields.
@@ -40,6 +41,7 @@ impl Run {
         Self {
             entry,
             number: task.run,
+            id: task.id.clone(),
             since,
             estimate,
             is_whole: task.yields == 0,
@@ -60,8 +62,8 @@ struct Yieldable {
     shard: Shard,
 }
 
-/// The latest run of each dispatched task, by a hash of its id: ids are long and nobody has to read
-/// them here. The hash is keyed, so that nobody can make two ids share one.
+/// The latest run of each dispatched task, by a hash of its type and id: they are long and nobody has to read
+/// them here. The hash is keyed, so that nobody can make two tasks share one.
 #[derive(Debug, Default)]
 pub(crate) struct Runs {
     runs: HashMap<u64, Run>,
@@ -75,7 +77,7 @@ pub(crate) struct Runs {
 impl Runs {
     /// Remembers a dispatch; returns an earlier run of the task whose end was never told.
     pub(crate) fn add(&mut self, now: Micros, entry: EntryId, task: &TaskEvent, estimate: Micros) -> Option<Run> {
-        let key = self.key(task.id.as_str());
+        let key = self.key(&task.task_type, &task.id);
         let run = Run::of(now, entry, task, estimate);
         self.order.push_back((key, entry));
         let earlier = self.runs.insert(key, run).filter(|run| run.entry != entry);
@@ -87,8 +89,8 @@ impl Runs {
     }
 
     /// The run of a task that ended; `None` where it is not known, or was told before.
-    pub(crate) fn remove(&mut self, id: &str, number: u32) -> Option<Run> {
-        let key = self.key(id);
+    pub(crate) fn remove(&mut self, task_type: &TaskType, id: &TaskId, number: u32) -> Option<Run> {
+        let key = self.key(task_type, id);
         if self.runs.get(&key)?.number != number {
             return None;
         }
@@ -100,15 +102,20 @@ impl Runs {
     }
 
     /// Whether a run of the task was dispatched and has not ended, as far as is known.
-    pub(crate) fn contains(&self, id: &str) -> bool {
-        self.runs.contains_key(&self.key(id))
+    pub(crate) fn contains(&self, task_type: &TaskType, id: &TaskId) -> bool {
+        self.runs.contains_key(&self.key(task_type, id))
+    }
+
+    /// The same of a task whose type is not known. Looks through all runs.
+    pub(crate) fn contains_id(&self, id: &TaskId) -> bool {
+        self.runs.values().any(|run| run.id == *id)
     }
 
     /// A run told what is left of it.
-    fn told(&mut self, id: String, number: u32) -> Option<EntryId> {
-        let run = self.runs.get(&self.key(&id)).filter(|run| run.number == number)?;
+    fn told(&mut self, task_type: TaskType, id: TaskId, number: u32) -> Option<EntryId> {
+        let run = self.runs.get(&self.key(&task_type, &id)).filter(|run| run.number == number)?;
         let &Run { entry, priority, shard, .. } = run;
-        let wanted = Yield { id, run: number };
+        let wanted = Yield { task_type, id, run: number };
         self.yieldable.entry(entry).or_insert(Yieldable { wanted, priority, shard });
         Some(entry)
     }
@@ -129,8 +136,8 @@ impl Runs {
         }
     }
 
-    fn key(&self, id: &str) -> u64 {
-        self.hash.hash_one(id)
+    fn key(&self, task_type: &TaskType, id: &TaskId) -> u64 {
+        self.hash.hash_one((task_type.as_str(), id.as_str()))
     }
 }
 
@@ -148,12 +155,17 @@ impl Leader {
     /// is told beside this.
     pub(super) fn run_is_void(&mut self, entry: EntryId) {
         let Some(held) = self.held.get(&entry) else { return };
-        self.dispatched.remove(held.task.id.as_str(), held.task.run);
+        self.dispatched.remove(&held.task.task_type, &held.task.id, held.task.run);
     }
 
     /// An executor told of the end of a run.
     pub(super) fn run_ended(&mut self, now: Micros, ended: &RunEnded) {
-        let Some(run) = self.dispatched.remove(ended.id.as_str(), ended.run) else { return };
+        // An executor that does not say the type costs the measurement.
+        let Some(task_type) = &ended.task_type else { return };
+        let Some(run) = self.dispatched.remove(task_type, &ended.id, ended.run) else { return };
+        if ended.end != RunEnd::Done {
+            self.runs.goes_on(task_type, &ended.id, ended.run);
+        }
         let cost = cost_of(ended);
         self.core.on(now, end_of(run.entry, ended));
         let observed = match ended.end {
@@ -170,7 +182,7 @@ impl Leader {
     /// A client in any language answered for good: that is all that is known of its run.
     pub(super) fn run_was_answered(&mut self, task: &TaskEvent, observed: Observed) {
         let now = clock::now();
-        let Some(run) = self.dispatched.remove(task.id.as_str(), task.run) else { return };
+        let Some(run) = self.dispatched.remove(&task.task_type, &task.id, task.run) else { return };
         let cost = Micros(now.0.saturating_sub(run.since.0));
         self.core.on(now, Event::Ended { entry: run.entry, cost });
         self.learned.overheard(&run, cost, observed);
@@ -178,8 +190,8 @@ impl Leader {
 
     /// A run that can yield told what is left of it.
     pub(super) fn run_remains(&mut self, now: Micros, told: Remaining) {
-        let Remaining { id, run, remaining_us, resume_us } = told;
-        if let Some(entry) = self.dispatched.told(id, run) {
+        let Remaining { task_type: Some(task_type), id, run, remaining_us, resume_us } = told else { return };
+        if let Some(entry) = self.dispatched.told(task_type, id, run) {
             let (remaining, resume) = (Micros(remaining_us), Micros(resume_us));
             self.core.on(now, Event::Remaining { entry, remaining, resume });
         }
@@ -192,7 +204,7 @@ impl Leader {
         self.flows.open(&Flow::Due(self.queue.clone(), *priority, *shard));
         let frame = match wanted.encode() {
             Ok(frame) => frame,
-            Err(error) => return tracing::warn!(task_id = wanted.id, %error, "A task cannot be asked to yield."),
+            Err(error) => return tracing::warn!(task_id = %wanted.id, %error, "A task cannot be asked to yield."),
         };
         let (bus, subject) = (self.world.bus.clone(), subject::yield_wanted(&self.queue));
         self.works.push(Box::pin(async move {
@@ -218,13 +230,28 @@ fn end_of(entry: EntryId, ended: &RunEnded) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jetlane_schemas::{QueueName, TaskId};
+    use jetlane_schemas::QueueName;
 
     fn task(id: &str, run: u32) -> TaskEvent {
         let (id, task_type) = (TaskId::new(id).expect("valid"), TaskType::new("a.b").expect("valid"));
         let mut task = TaskEvent::new(id, task_type, QueueName::default_queue(), Micros(0), Vec::new());
         task.run = run;
         task
+    }
+
+    fn named(name: &str) -> (TaskType, TaskId) {
+        (TaskType::new("a.b").expect("valid"), TaskId::new(name).expect("valid"))
+    }
+
+    fn remove(runs: &mut Runs, name: &str, number: u32) -> Option<Run> {
+        let (task_type, id) = named(name);
+        runs.remove(&task_type, &id, number)
+    }
+
+    fn contains(runs: &Runs, name: &str) -> bool {
+        let (task_type, id) = named(name);
+        assert_eq!(runs.contains(&task_type, &id), runs.contains_id(&id));
+        runs.contains(&task_type, &id)
     }
 
     fn add(runs: &mut Runs, entry: u64, task: &TaskEvent) -> Option<EntryId> {
@@ -235,14 +262,16 @@ mod tests {
     fn the_end_of_a_run_is_told_once_and_only_of_that_run() {
         let mut runs = Runs::default();
         assert_eq!(add(&mut runs, 1, &task("x", 2)), None);
-        assert!(runs.remove("x", 1).is_none() && runs.remove("y", 2).is_none());
-        assert_eq!(runs.remove("x", 2).map(|run| run.entry), Some(EntryId(1)));
-        assert!(runs.remove("x", 2).is_none());
+        assert!(remove(&mut runs, "x", 1).is_none() && remove(&mut runs, "y", 2).is_none());
+        assert_eq!(remove(&mut runs, "x", 2).map(|run| run.entry), Some(EntryId(1)));
+        assert!(remove(&mut runs, "x", 2).is_none());
     }
 
     #[test]
     fn a_run_costs_a_day_at_most_and_one_that_did_not_run_nothing() {
-        let end = |run_us, end| end_of(EntryId(1), &RunEnded { id: TaskId::generate(), run: 1, run_us, end });
+        let end = |run_us, end| {
+            end_of(EntryId(1), &RunEnded { task_type: None, id: TaskId::generate(), run: 1, run_us, end })
+        };
         let costs = |cost| Event::Ended { entry: EntryId(1), cost: Micros(cost) };
         assert_eq!(end(7, RunEnd::NotRun), Event::NotRun(EntryId(1)));
         for ran in [RunEnd::Done, RunEnd::Broken, RunEnd::Yielded] {
@@ -255,7 +284,7 @@ mod tests {
     fn a_later_run_ends_an_earlier_one_whose_end_was_lost() {
         let mut runs = Runs::default();
         add(&mut runs, 1, &task("x", 1));
-        assert!(runs.told("x".into(), 1).is_some());
+        assert!(runs.told(task("x", 1).task_type, task("x", 1).id, 1).is_some());
         assert_eq!(add(&mut runs, 2, &task("x", 2)), Some(EntryId(1)));
         assert_eq!(add(&mut runs, 2, &task("x", 2)), None, "a second try of the same dispatch");
         assert!(runs.yieldable.is_empty());
@@ -267,14 +296,14 @@ mod tests {
         add(&mut runs, 0, &task("long", 1));
         for n in 1..=3 * RUNS_MAX as u64 {
             add(&mut runs, n, &task("short", n as u32));
-            runs.remove("short", n as u32);
+            remove(&mut runs, "short", n as u32);
         }
-        assert!(runs.contains("long"), "it runs on");
+        assert!(contains(&runs, "long"), "it runs on");
         assert!(runs.order.len() <= 2 * RUNS_MAX + 1, "{} marks", runs.order.len());
         for n in 0..RUNS_MAX as u64 {
             add(&mut runs, 4 * RUNS_MAX as u64 + n, &task(&format!("t{n}"), 1));
         }
         assert_eq!(runs.runs.len(), RUNS_MAX);
-        assert!(!runs.contains("long"));
+        assert!(!contains(&runs, "long"));
     }
 }

@@ -69,12 +69,14 @@ impl Sources {
         (source.left_behind == LeftBehind::No).then_some(source.ack)
     }
 
-    /// One of its tasks is given up without being stored: the message is not acknowledged.
-    pub(crate) fn leave(&mut self, id: SourceId) {
-        if let Some(source) = self.sources.get_mut(&id) {
-            source.left_behind = LeftBehind::Yes;
-        }
+    /// One of its tasks is given up without being stored: the message is not acknowledged. How it is given back, once
+    /// it was the last.
+    pub(crate) fn leave(&mut self, id: SourceId) -> Option<Ack> {
+        let source = self.sources.get_mut(&id)?;
+        source.left_behind = LeftBehind::Yes;
+        let ack = source.ack.clone();
         let _never_acknowledged = self.settle(id);
+        (!self.sources.contains_key(&id)).then_some(ack)
     }
 
     /// Those that are due for a sign of life.

@@ -137,7 +137,7 @@ async fn the_run_of_a_plain_client_ends_with_its_answer_and_its_time_is_learned(
     let task = task("pictures", "a.b", Priority::Normal);
     stage.submit(&task).await;
     let delivery = next(&mut puller, PATIENCE).await.expect("a task comes");
-    let question = Question::Explain { id: task.id.clone() };
+    let question = Question::Explain { id: task.id.clone(), task_type: None };
     let until = async |wanted: bool| {
         soon(async {
             let is_it = |answer| matches!(answer, Answer::Unheld { dispatched, .. } if dispatched == wanted);

@@ -4,7 +4,7 @@ use crate::stage::{PATIENCE, QUIET, Stage, soon, task};
 use jetlane_bus::clock;
 use jetlane_dispatcher::Config;
 use jetlane_schemas::registry::{Order, PolicyName, QueueEntry};
-use jetlane_schemas::subject::{self, BUCKET_NOTES, BUCKET_REGISTRY, STREAM_LANES, STREAM_TASKS, STREAM_TIME};
+use jetlane_schemas::subject::{self, BUCKET_REGISTRY, STREAM_LANES, STREAM_TASKS, STREAM_TIME};
 use jetlane_schemas::{Micros, Outcome, Priority, QueueName, Shard, ShardEntry, TaskType, Tenant};
 use std::time::Duration;
 
@@ -125,10 +125,9 @@ async fn a_cancelled_task_is_dropped_before_dispatch() {
     stage.submit(&tasks[0]).await;
     stage.submit(&tasks[1]).await;
     until_read(&stage, &tasks[0].queue, 2).await;
-    let notes = stage.bus.bucket(BUCKET_NOTES).await.unwrap();
     // One while it waits in the window, one before it comes.
     for cancelled in [&tasks[0], &tasks[2]] {
-        notes.put(&subject::note_cancelled(&cancelled.id), &true).await.unwrap();
+        stage.cancel(cancelled).await;
     }
     stage.until_holds(STREAM_TASKS, 1).await;
     stage.submit(&tasks[2]).await;

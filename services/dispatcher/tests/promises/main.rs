@@ -6,6 +6,7 @@ mod bundles;
 mod clients;
 mod crash;
 mod flow;
+mod identity;
 mod needs;
 mod order;
 mod questions;

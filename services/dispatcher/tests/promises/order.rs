@@ -8,7 +8,9 @@ use jetlane_dispatcher::Config;
 use jetlane_schemas::frame::{self, RunEnd, Yield};
 use jetlane_schemas::question::{Answer, Prospect, Question};
 use jetlane_schemas::subject::{self, BUCKET_REGISTRY, STREAM_TASKS};
-use jetlane_schemas::{EstimateEntry, Headers, PolicyName, Priority, QueueName, TaskEvent, TaskId, TaskType, Tenant};
+use jetlane_schemas::{
+    EstimateEntry, Headers, Hop, PolicyName, Priority, QueueName, TaskEvent, TaskId, TaskType, Tenant,
+};
 
 const TYPE: &str = r#"{"queue":"pictures"}"#;
 
@@ -162,12 +164,12 @@ async fn a_long_task_is_asked_to_yield_to_a_short_one_and_comes_back_with_what_i
         }
     })
     .await;
-    assert_eq!(asked, Yield { id: long.id.to_string(), run: 1 });
+    assert_eq!(asked, Yield { task_type: long.task_type.clone(), id: long.id.clone(), run: 1 });
     // It does: its next run is stored to be due at once, before this one is acknowledged.
     (running.run, running.yields, running.remaining_us) = (2, 1, Some(90_000_000));
     let subject = running.due_subject();
     let body = frame::encode_bundle(std::slice::from_ref(&running)).unwrap().into();
-    let message_id = Some(running.message_id("due"));
+    let message_id = Some(running.message_id(Hop::Due));
     let out = Outgoing { subject, headers: Headers::new(), body, message_id, expect: Expect::Anything };
     stage.bus.publish(out).await.unwrap();
     taker.settle(delivery).await;
@@ -187,7 +189,7 @@ async fn a_task_that_has_begun_in_time_does_not_expire_when_it_resumes() {
     resumed.deadline = Some(jetlane_schemas::Micros(clock::now().0 - 1_000_000));
     (resumed.run, resumed.yields, resumed.remaining_us) = (2, 1, Some(5_000_000));
     let body = frame::encode_bundle(std::slice::from_ref(&resumed)).unwrap();
-    stage.store(resumed.due_subject(), Headers::new(), body, Some(resumed.message_id("due"))).await;
+    stage.store(resumed.due_subject(), Headers::new(), body, Some(resumed.message_id(Hop::Due))).await;
     let taken = stage.taker("pictures").await.take(1, 1).await;
     assert_eq!(taken[0].id, resumed.id);
 }

@@ -58,9 +58,9 @@ async fn whoever_asks_learns_why_a_task_waits_and_when_it_would_start() {
         panic!("no expectation")
     };
     assert_eq!((expected.ahead, expected.meets_deadline), (2, false));
-    let dispatched = stage.ask("pictures", &Question::Explain { id: tasks[0].id.clone() }).await;
+    let dispatched = stage.ask("pictures", &Question::Explain { id: tasks[0].id.clone(), task_type: None }).await;
     assert_eq!(dispatched, Answer::Unheld { queue: pictures(), dispatched: true });
-    let unknown = stage.ask("pictures", &Question::Explain { id: TaskId::generate() }).await;
+    let unknown = stage.ask("pictures", &Question::Explain { id: TaskId::generate(), task_type: None }).await;
     assert_eq!(unknown, Answer::Unheld { queue: pictures(), dispatched: false });
     stage.declare("pictures", r#"{"policy":"fifo","paused":true}"#).await;
     stage.until_told("pictures", &tasks[2].id, |told| told.reasons[0] == Reason::Paused).await;

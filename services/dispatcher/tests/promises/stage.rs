@@ -6,10 +6,10 @@ use jetlane_bus::{Bus, Connect, Delivery, Outgoing, Pulled, Puller, clock};
 use jetlane_dispatcher::Config;
 use jetlane_schemas::frame::{self, Credit, Remaining, RunEnd, RunEnded};
 use jetlane_schemas::question::{Answer, Explanation, Question};
-use jetlane_schemas::subject::{self, BUCKET_REGISTRY, Lane, LaneKind, STREAM_DEAD, STREAM_LANES};
+use jetlane_schemas::subject::{self, BUCKET_NOTES, BUCKET_REGISTRY, Lane, LaneKind, STREAM_DEAD, STREAM_LANES};
 use jetlane_schemas::{
-    Completion, Fit, Headers, Priority, QueueEntry, QueueName, Shard, ShardEntry, SharedEntry, TaskEvent, TaskId,
-    TaskType, Tenant,
+    Completion, Fit, Headers, Hop, Outcome, Priority, QueueEntry, QueueName, Shard, ShardEntry, SharedEntry, TaskEvent,
+    TaskId, TaskRef, TaskType, Tenant,
 };
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -137,7 +137,7 @@ impl Stage {
         id: &TaskId,
         is_it: impl Fn(&Explanation) -> bool,
     ) -> Explanation {
-        let question = Question::Explain { id: id.clone() };
+        let question = Question::Explain { id: id.clone(), task_type: None };
         soon(async {
             loop {
                 if let Answer::Explanation(told) = self.ask(queue, &question).await
@@ -152,7 +152,7 @@ impl Stage {
 
     /// Waits until the leader of a queue holds a task, or has dispatched it already.
     pub(crate) async fn until_read(&self, queue: &str, id: &TaskId) {
-        let question = Question::Explain { id: id.clone() };
+        let question = Question::Explain { id: id.clone(), task_type: None };
         let is_read = |told: &Answer| matches!(told, Answer::Explanation(_) | Answer::Unheld { dispatched: true, .. });
         soon(async { while !is_read(&self.ask(queue, &question).await) {} }).await;
     }
@@ -171,7 +171,7 @@ impl Stage {
         for tasks in tasks.chunks(100) {
             let body = frame::encode_bundle(tasks).expect("encodes");
             let subject = subject::task(&tasks[0].queue, tasks[0].priority, tasks[0].shard);
-            self.store(subject, Headers::new(), body, Some(tasks[0].message_id("task"))).await;
+            self.store(subject, Headers::new(), body, Some(tasks[0].message_id(Hop::Intake))).await;
         }
     }
 
@@ -186,7 +186,7 @@ impl Stage {
     pub(crate) async fn submit(&self, task: &TaskEvent) {
         let body = frame::encode_bundle(std::slice::from_ref(task)).expect("encodes");
         let subject = subject::task(&task.queue, task.priority, task.shard);
-        self.store(subject, Headers::new(), body, Some(task.message_id("task"))).await;
+        self.store(subject, Headers::new(), body, Some(task.message_id(Hop::Intake))).await;
     }
 
     pub(crate) async fn store(
@@ -199,6 +199,19 @@ impl Stage {
         let out =
             Outgoing { subject: subject.clone(), headers, body: body.into(), message_id, expect: Expect::Anything };
         self.bus.publish(out).await.expect("an answer").or_refused(&subject).expect("stored")
+    }
+
+    /// Cancels a task as a client does: its completion, then the note.
+    pub(crate) async fn cancel(&self, task: &TaskEvent) {
+        let done = Completion::of(task, Outcome::Cancelled, task.submitted_at);
+        self.bus.complete(&done).await.expect("completed");
+        self.note_cancelled(task).await;
+    }
+
+    /// The note alone, as it is found once the completion is forgotten.
+    pub(crate) async fn note_cancelled(&self, task: &TaskEvent) {
+        let notes = self.bus.bucket(BUCKET_NOTES).await.expect("notes");
+        notes.put(&subject::note_cancelled(&task.task_type, &task.id), &true).await.expect("noted");
     }
 
     /// The completion of a task, once there is one.
@@ -289,12 +302,14 @@ pub(crate) struct Taker {
 impl Taker {
     /// What it tells next of a run that ended.
     pub(crate) fn ended(&mut self, task: &TaskEvent, run_us: u64, end: RunEnd) {
-        self.runs.push(RunEnded { id: task.id.clone(), run: task.run, run_us, end });
+        let TaskRef { task_type, id } = task.identity();
+        self.runs.push(RunEnded { task_type: Some(task_type), id, run: task.run, run_us, end });
     }
 
     /// What it tells next of a run that goes on.
     pub(crate) fn remains(&mut self, task: &TaskEvent, remaining_us: u64, resume_us: u64) {
-        self.remaining.push(Remaining { id: task.id.to_string(), run: task.run, remaining_us, resume_us });
+        let TaskRef { task_type, id } = task.identity();
+        self.remaining.push(Remaining { task_type: Some(task_type), id, run: task.run, remaining_us, resume_us });
     }
 
     pub(crate) async fn tell(&mut self, capacity: u32) {

@@ -65,14 +65,14 @@ async fn a_sleep_tells_its_progress_and_ends_when_it_is_cancelled() {
     let mut told = stage.bus.subscribe("jetlane.progress.>").await.expect("subscribed");
     let task = stage.dispatch("jetlane.sleep", &json!({ "ms": 2_000 })).await;
     let progress = told.next().await.expect("progress");
-    assert_eq!(progress.subject, subject::progress(&task.id));
+    assert_eq!(progress.subject, subject::progress(&task.task_type, &task.id));
     assert_eq!(Progress::decode(&progress.body).expect("a frame").percent, 5);
 
     // As a client cancels: the completion first, then the word to whoever runs it.
     let cancelled =
         Completion::of(&task, Outcome::Cancelled, clock::now()).with_failure(Failure::new("cancelled", "asked"));
     stage.bus.complete(&cancelled).await.expect("stored");
-    stage.bus.send(subject::cancel(&task.id), Headers::new(), Vec::new().into()).await.expect("sent");
+    stage.bus.send(subject::cancel(&task.task_type, &task.id), Headers::new(), Vec::new().into()).await.expect("sent");
     assert_eq!(stage.completion().await.outcome, Outcome::Cancelled);
     // One slot's task is over when the executor can drain: a sleep that went on would tell more.
     stage.close().await;

@@ -8,7 +8,7 @@ use jetlane_bus::{Bus, Connect, Outgoing, Subscription, clock};
 use jetlane_executor::{Settings, executor};
 use jetlane_schemas::frame::{Credit, bundle_message_id, decode_bundle, encode_bundle};
 use jetlane_schemas::subject::{Lane, LaneKind};
-use jetlane_schemas::{FitEntry, Headers, QueueName, TaskEvent, TaskId, TaskType, subject};
+use jetlane_schemas::{FitEntry, Headers, Hop, QueueName, TaskEvent, TaskId, TaskType, subject};
 use serde_json::Value;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -83,7 +83,7 @@ impl Stage {
             subject: lane.clone(),
             headers: Headers::new(),
             body: encode_bundle(tasks).expect("small").into(),
-            message_id: Some(bundle_message_id("lane", tasks.iter())),
+            message_id: Some(bundle_message_id(Hop::Lane, tasks.iter())),
             expect: Expect::Anything,
         };
         self.bus.publish(out).await.expect("published").or_refused(&lane).expect("stored");

@@ -3,7 +3,7 @@
 use crate::stage::{Stage, soon, task};
 use jetlane::{Attempt, Ctx, Executor, Outcome, State, Task, TaskError, TaskId};
 use jetlane_schemas::frame::{RunEnd, Yield};
-use jetlane_schemas::{Headers, Micros, QueueName, TaskEvent, subject};
+use jetlane_schemas::{Headers, Micros, QueueName, TaskEvent, TaskRef, subject};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -55,8 +55,9 @@ async fn open() -> (Stage, Passed) {
     (stage, passed)
 }
 
-async fn ask(stage: &Stage, id: &TaskId, run: u32) {
-    let wanted = Yield { id: id.to_string(), run }.encode().expect("a frame");
+async fn ask(stage: &Stage, task: &TaskEvent, run: u32) {
+    let TaskRef { task_type, id } = task.identity();
+    let wanted = Yield { task_type, id, run }.encode().expect("a frame");
     let subject = subject::yield_wanted(&QueueName::default_queue());
     stage.bus.send(subject, Headers::new(), wanted.into()).await.expect("sent");
 }
@@ -77,7 +78,7 @@ async fn a_task_yields_when_it_is_asked_and_a_later_run_resumes_without_an_attem
     let told = &credit.remaining[0];
     assert_eq!((told.id.as_str(), told.run, told.resume_us), (task.id.as_str(), 3, 30_000));
     assert!(told.remaining_us <= 999_000_000 && told.remaining_us >= 1_000_000, "{told:?}");
-    ask(&stage, &task.id, 3).await;
+    ask(&stage, &task, 3).await;
 
     let next = returns.next().await;
     assert_eq!((&next.id, next.run, next.attempts, next.yields), (&task.id, 4, 1, 1));
@@ -108,15 +109,15 @@ async fn a_request_for_another_run_is_not_meant() {
     let mut places = passed.subscribe();
     soon(places.wait_for(|places| places.len() == 2)).await.expect("they run");
     for run in [1, 3] {
-        ask(&stage, &other.id, run).await;
+        ask(&stage, &other, run).await;
     }
     // Heard after those: once it yields, they have been heard.
-    ask(&stage, &meant.id, 1).await;
+    ask(&stage, &meant, 1).await;
     assert_eq!(returns.next().await.id, meant.id);
     let at = places.borrow_and_update()[&other.id];
     soon(places.wait_for(|places| places[&other.id] > at + 2)).await.expect("it goes on");
     assert!(returns.now().await.is_none());
-    ask(&stage, &other.id, 2).await;
+    ask(&stage, &other, 2).await;
     assert_eq!(returns.next().await.id, other.id);
     stage.close().await;
 }
@@ -144,7 +145,7 @@ async fn a_sleep_that_yields_sleeps_the_rest_elsewhere() {
     let credit = credits.until(|credit| !credit.remaining.is_empty()).await;
     let told = &credit.remaining[0];
     assert!((1..300_000_000).contains(&told.remaining_us), "{told:?}");
-    ask(&stage, &task.id, 1).await;
+    ask(&stage, &task, 1).await;
     let mut next = returns.next().await;
     let left = next.remaining_us.expect("what is left");
     assert!(left > 0 && left <= told.remaining_us, "{left} after {told:?}");

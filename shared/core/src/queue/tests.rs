@@ -127,6 +127,21 @@ fn a_cancelled_task_is_dropped_unless_it_has_left() {
 }
 
 #[test]
+fn task_that_was_to_be_dropped_and_is_reinstated_goes_back_to_its_place() {
+    let mut late = entry(1, Priority::Normal, 1);
+    late.expires = Some(Micros(NOW.0 + 5));
+    let mut queue = queue_with(&[late, entry(2, Priority::Normal, 2)]);
+    queue.on(NOW, Event::Cancelled(EntryId(1)));
+    queue.on(NOW, Event::Reinstated(EntryId(2)));
+    assert_eq!(queue.next(NOW), Some(Decision::Drop(EntryId(1))));
+    queue.on(NOW, Event::Reinstated(EntryId(1)));
+    queue.on(NOW, Event::Reinstated(EntryId(1)));
+    assert_eq!((queue.waiting(), queue.wake_at()), (2, late.expires));
+    queue.on(NOW, credit(9, 0, 0));
+    assert_eq!(dispatched(&mut queue, NOW), [1, 2]);
+}
+
+#[test]
 fn a_paused_queue_dispatches_nothing_but_still_expires_and_drops() {
     let mut late = entry(1, Priority::Normal, 1);
     late.expires = Some(NOW);

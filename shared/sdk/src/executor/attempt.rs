@@ -286,7 +286,7 @@ impl Run<'_> {
     /// A run that may not be the first resumes from what was saved last, beside the task or with it.
     async fn find_place(&self, ctx: &Ctx) {
         let task = &self.job.task;
-        match Note::read(&self.desk.bus, &task.id).await {
+        match Note::read(&self.desk.bus, task).await {
             Ok(Some(note)) if note.is_newer_than(task) => ctx.left_off_at(note.into_place()),
             Ok(_) => {}
             Err(error) => {

@@ -9,7 +9,7 @@ use crate::task::TaskError;
 use jetlane_bus::{Bus, clock};
 use jetlane_schemas::frame::Progress;
 use jetlane_schemas::limits::CHECKPOINT_BYTES_MAX;
-use jetlane_schemas::{Headers, Micros, TaskEvent, TaskId, TaskType, subject};
+use jetlane_schemas::{Headers, Micros, TaskEvent, TaskId, TaskRef, TaskType, subject};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -86,6 +86,10 @@ impl Ctx {
         Arc::ptr_eq(&self.run.task, task)
     }
 
+    pub(crate) fn identity(&self) -> TaskRef {
+        self.run.task.identity()
+    }
+
     /// The leader asks for a run of this task to yield; another run is not meant.
     pub(crate) fn ask_to_yield(&self, run: u32) {
         if run == self.run.task.run {
@@ -151,7 +155,7 @@ impl Ctx {
     pub async fn progress(&self, percent: u8, message: impl Into<String>) -> Result<(), TaskError> {
         let progress = Progress { percent: percent.min(100), message: message.into(), attempt: self.run.attempt };
         let body = progress.encode()?;
-        self.run.bus.send(subject::progress(self.id()), Headers::new(), body.into()).await?;
+        self.run.bus.send(subject::progress(self.task_type(), self.id()), Headers::new(), body.into()).await?;
         Ok(())
     }
 
@@ -166,7 +170,7 @@ impl Ctx {
             return Err(TaskError::retry("the lease of this run is lost: another run may have begun"));
         }
         let note = Note::Of { run: self.run.task.run, place: bytes };
-        note.write(&self.run.bus, self.id()).await?;
+        note.write(&self.run.bus, &self.run.task).await?;
         self.saved().place = Some(note.into_place());
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! The place that a run saved beside its task, where it outlives the executor.
 
 use jetlane_bus::{Bus, Error};
+use jetlane_schemas::TaskEvent;
 use jetlane_schemas::subject::{self, BUCKET_NOTES};
-use jetlane_schemas::{TaskEvent, TaskId};
 use serde::{Deserialize, Serialize};
 
 /// A place, and which run saved it.
@@ -16,12 +16,12 @@ pub(crate) enum Note {
 }
 
 impl Note {
-    pub(crate) async fn read(bus: &Bus, id: &TaskId) -> Result<Option<Self>, Error> {
-        bus.bucket(BUCKET_NOTES).await?.get(&subject::note_checkpoint(id)).await
+    pub(crate) async fn read(bus: &Bus, task: &TaskEvent) -> Result<Option<Self>, Error> {
+        bus.bucket(BUCKET_NOTES).await?.get(&subject::note_checkpoint(&task.task_type, &task.id)).await
     }
 
-    pub(crate) async fn write(&self, bus: &Bus, id: &TaskId) -> Result<(), Error> {
-        bus.bucket(BUCKET_NOTES).await?.put(&subject::note_checkpoint(id), self).await
+    pub(crate) async fn write(&self, bus: &Bus, task: &TaskEvent) -> Result<(), Error> {
+        bus.bucket(BUCKET_NOTES).await?.put(&subject::note_checkpoint(&task.task_type, &task.id), self).await
     }
 
     pub(crate) fn into_place(self) -> Vec<u8> {

@@ -3,35 +3,35 @@
 use super::context::Ctx;
 use jetlane_bus::Subscription;
 use jetlane_schemas::frame::Yield;
-use jetlane_schemas::{TaskEvent, TaskId, subject};
+use jetlane_schemas::{TaskEvent, TaskRef, subject};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The runs under way here.
 #[derive(Default)]
-pub(crate) struct Running(Mutex<HashMap<TaskId, Ctx>>);
+pub(crate) struct Running(Mutex<HashMap<TaskRef, Ctx>>);
 
 impl Running {
-    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, Ctx>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TaskRef, Ctx>> {
         self.0.lock().expect("nobody panics while holding the list of runs")
     }
 
     pub(crate) fn begin(&self, ctx: &Ctx) {
-        self.lock().insert(ctx.id().clone(), ctx.clone());
+        self.lock().insert(ctx.identity(), ctx.clone());
     }
 
     /// The run of this very delivery is over: a later one of the task may have begun here. What it was,
     /// if it was listed.
     pub(crate) fn end(&self, task: &Arc<TaskEvent>) -> Option<Ctx> {
-        let mut runs = self.lock();
-        if runs.get(&task.id).is_some_and(|ctx| ctx.is_of(task)) { runs.remove(&task.id) } else { None }
+        let (mut runs, task_ref) = (self.lock(), task.identity());
+        if runs.get(&task_ref).is_some_and(|ctx| ctx.is_of(task)) { runs.remove(&task_ref) } else { None }
     }
 
     /// Stops tasks that were cancelled.
     pub(crate) async fn hear_cancels(self: Arc<Self>, mut cancels: Subscription) {
         while let Some(message) = cancels.next().await {
-            let Some(id) = subject::parse_cancel(&message.subject) else { continue };
-            if let Some(ctx) = self.lock().get(&id) {
+            let Some(task) = subject::parse_cancel(&message.subject) else { continue };
+            if let Some(ctx) = self.lock().get(&task) {
                 ctx.cancel();
             }
         }
@@ -48,9 +48,8 @@ impl Running {
         }
     }
 
-    pub(crate) fn ask(&self, Yield { id, run }: Yield) {
-        let Ok(id) = TaskId::new(id) else { return };
-        if let Some(ctx) = self.lock().get(&id) {
+    pub(crate) fn ask(&self, Yield { task_type, id, run }: Yield) {
+        if let Some(ctx) = self.lock().get(&TaskRef { task_type, id }) {
             ctx.ask_to_yield(run);
         }
     }

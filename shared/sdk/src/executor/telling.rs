@@ -5,7 +5,7 @@
 use super::credit::Ledger;
 use jetlane_bus::{Bus, Subscription};
 use jetlane_schemas::frame::{Credit, RUNS_TOLD_MAX, Remaining, RunEnd, RunEnded};
-use jetlane_schemas::{Headers, QueueName, TaskEvent, TaskId, subject};
+use jetlane_schemas::{Headers, QueueName, TaskEvent, TaskRef, subject};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -54,7 +54,7 @@ pub(crate) struct News {
 #[derive(Default)]
 struct Untold {
     runs: VecDeque<RunEnded>,
-    remaining: HashMap<TaskId, (u32, Duration, Duration)>,
+    remaining: HashMap<TaskRef, (u32, Duration, Duration)>,
 }
 
 impl News {
@@ -74,9 +74,12 @@ impl News {
 
     /// A run is over. Told with the totals that follow from it.
     pub(crate) fn ended(&self, task: &TaskEvent, ran: Ran) {
-        let ended = RunEnded { id: task.id.clone(), run: task.run, run_us: micros(ran.took), end: ran.end };
+        let TaskRef { task_type, id } = task.identity();
+        let ended = RunEnded { task_type: Some(task_type), id, run: task.run, run_us: micros(ran.took), end: ran.end };
         let mut untold = self.lock();
-        untold.remaining.remove(&task.id);
+        if !untold.remaining.is_empty() {
+            untold.remaining.remove(&task.identity());
+        }
         if untold.runs.len() == RUNS_UNTOLD_MAX {
             untold.runs.pop_front();
         }
@@ -86,8 +89,9 @@ impl News {
     /// A running task said what is left of it; only the last word is told.
     pub(crate) fn remains(&self, task: &TaskEvent, remaining: Duration, resume: Duration) {
         let mut untold = self.lock();
-        if untold.remaining.len() < REMAINING_UNTOLD_MAX || untold.remaining.contains_key(&task.id) {
-            untold.remaining.insert(task.id.clone(), (task.run, remaining, resume));
+        let identity = task.identity();
+        if untold.remaining.len() < REMAINING_UNTOLD_MAX || untold.remaining.contains_key(&identity) {
+            untold.remaining.insert(identity, (task.run, remaining, resume));
         }
         drop(untold);
         self.remaining_changed.notify_one();
@@ -98,11 +102,12 @@ impl News {
         let mut untold = self.lock();
         let runs = untold.runs.len().min(RUNS_TOLD_MAX);
         credit.runs.extend(untold.runs.drain(..runs));
-        let told: Vec<TaskId> = untold.remaining.keys().take(RUNS_TOLD_MAX).cloned().collect();
-        for id in told {
-            if let Some((run, remaining, resume)) = untold.remaining.remove(&id) {
+        let told: Vec<TaskRef> = untold.remaining.keys().take(RUNS_TOLD_MAX).cloned().collect();
+        for task in told {
+            if let Some((run, remaining, resume)) = untold.remaining.remove(&task) {
                 let (remaining_us, resume_us) = (micros(remaining), micros(resume));
-                credit.remaining.push(Remaining { id: id.into(), run, remaining_us, resume_us });
+                let TaskRef { task_type, id } = task;
+                credit.remaining.push(Remaining { task_type: Some(task_type), id, run, remaining_us, resume_us });
             }
         }
         !untold.runs.is_empty() || !untold.remaining.is_empty()
@@ -194,7 +199,7 @@ async fn asked(wanted: &mut Option<Subscription>) -> bool {
 mod tests {
     use super::super::prefetch::Prefetch;
     use super::*;
-    use jetlane_schemas::{FitEntry, Micros, Needs, TaskType};
+    use jetlane_schemas::{FitEntry, Micros, Needs, TaskId, TaskType};
 
     fn ledger() -> Ledger {
         let ledger = Ledger::new("e".into(), 4, Prefetch::new(Some(1)), Needs::default());
@@ -214,7 +219,13 @@ mod tests {
         let (ledger, task) = (ledger(), task(3));
         ledger.news.ended(&task, Ran { end: RunEnd::Done, took: Duration::from_micros(1_500) });
         let (credit, has_more) = ledger.announcement();
-        let told = RunEnded { id: task.id.clone(), run: 3, run_us: 1_500, end: RunEnd::Done };
+        let told = RunEnded {
+            task_type: Some(task.task_type.clone()),
+            id: task.id.clone(),
+            run: 3,
+            run_us: 1_500,
+            end: RunEnd::Done,
+        };
         assert_eq!((credit.runs, credit.capacity, has_more), (vec![told], 5, false));
         assert!(ledger.announcement().0.runs.is_empty());
     }
@@ -249,8 +260,8 @@ mod tests {
             ledger.news.remains(&ended, Duration::from_secs(seconds), Duration::from_millis(20));
         }
         ledger.news.ended(&ended, Ran::NOT);
-        let id = going_on.id.to_string();
-        let told = Remaining { id, run: 2, remaining_us: 8_000_000, resume_us: 20_000 };
+        let TaskRef { task_type, id } = going_on.identity();
+        let told = Remaining { task_type: Some(task_type), id, run: 2, remaining_us: 8_000_000, resume_us: 20_000 };
         assert_eq!(ledger.announcement().0.remaining, [told]);
         assert!(ledger.announcement().0.remaining.is_empty());
     }

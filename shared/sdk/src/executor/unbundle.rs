@@ -7,7 +7,7 @@ use super::credit::Tally;
 use futures::stream::{StreamExt, TryStreamExt};
 use jetlane_bus::publish::Expect;
 use jetlane_bus::{Bus, Delivery, Error, Outgoing};
-use jetlane_schemas::{Completion, Headers, Outcome, TaskEvent, frame};
+use jetlane_schemas::{Completion, Headers, Hop, Outcome, TaskEvent, frame};
 
 /// Completions that are looked up at once.
 const LOOK_UPS_IN_FLIGHT: usize = 32;
@@ -72,7 +72,7 @@ fn single(subject: &str, mut task: TaskEvent) -> Result<Outgoing, Error> {
         subject: subject.to_owned(),
         headers: Headers::new(),
         body: frame::encode_bundle([&task]).map_err(failed)?.into(),
-        message_id: Some(task.message_id("lane")),
+        message_id: Some(task.message_id(Hop::Lane)),
         expect: Expect::Anything,
     })
 }

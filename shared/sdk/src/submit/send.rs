@@ -4,7 +4,7 @@ use super::{Accepted, Company, Ready};
 use crate::client::Client;
 use crate::error::Error;
 use jetlane_bus::{Outgoing, Published, clock, publish::Expect, trace};
-use jetlane_schemas::Admit;
+use jetlane_schemas::{Admit, Hop};
 use jetlane_schemas::{Headers, Micros, TaskEvent, frame, header, intake, subject};
 use std::fmt;
 use tracing::Instrument;
@@ -95,7 +95,7 @@ pub(super) fn framed(subject: String, tasks: &[Box<TaskEvent>]) -> Result<Outgoi
         subject,
         headers: Headers::new(),
         body: body.into(),
-        message_id: Some(frame::bundle_message_id("task", tasks.iter().map(|task| &**task))),
+        message_id: Some(frame::bundle_message_id(Hop::Intake, tasks.iter().map(|task| &**task))),
         expect: Expect::Anything,
     })
 }
@@ -136,7 +136,7 @@ fn by_the_open_door(task: &TaskEvent) -> Result<Outgoing, jetlane_bus::Error> {
         subject: subject::submit(&task.task_type),
         headers,
         body: task.payload.clone().into(),
-        message_id: Some(task.message_id("task")),
+        message_id: Some(task.message_id(Hop::Intake)),
         expect: Expect::Anything,
     })
 }

@@ -128,7 +128,7 @@ async fn a_follow_up_receives_the_output_the_priority_and_the_id_of_its_parent()
     let submit = rig.kit.client().submit(echoing("first")).priority(Priority::High).callback(next);
     let parent = submit.await.expect("accepted").id().clone();
     assert_eq!(rig.bench.begun(1).await, [("first".to_owned(), 1)]);
-    let id = TaskId::of_follow_up(&parent, 0);
+    let id = TaskId::of_follow_up(&Echo::TYPE.parse().expect("valid"), &parent, 0);
     let mut handle = rig.kit.client().handle::<Followed>(id.clone()).expect("valid");
     let done = soon(handle.completion()).await.expect("completes");
     assert_eq!((done.outcome, done.priority, done.parent), (Outcome::Succeeded, Priority::High, Some(parent)));
@@ -169,7 +169,8 @@ async fn a_failed_task_is_told_of_and_has_no_follow_up() {
     // All three are dealt with, and no follow-up came of it.
     until("the callbacks are delivered", async || rig.counts.delivered() == 3).await;
     drained(rig.kit.client().bus(), &[]).await;
-    let follow_up = rig.kit.client().handle::<Followed>(TaskId::of_follow_up(&parent, 0)).expect("valid");
+    let id = TaskId::of_follow_up(&Flaky::TYPE.parse().expect("valid"), &parent, 0);
+    let follow_up = rig.kit.client().handle::<Followed>(id).expect("valid");
     assert!(follow_up.look().await.expect("reads").is_none());
     assert!(!rig.bench.began.lock().await.iter().any(|(text, _)| text != "flaky"), "a follow-up ran");
 }

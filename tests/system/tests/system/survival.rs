@@ -7,7 +7,7 @@ use crate::waits::{announced, drained};
 use futures::StreamExt;
 use jetlane::{Attempt, Executor, Outcome, State, Task, TaskError, TaskHandle, TaskId};
 use jetlane_bus::flows::LANE_ACK_WAIT;
-use jetlane_schemas::{TaskEvent, frame, subject};
+use jetlane_schemas::{Hop, TaskEvent, frame, subject};
 use jetlane_testkit::{Kit, soon};
 use rustix::process::Signal;
 use schemars::JsonSchema;
@@ -169,7 +169,7 @@ async fn a_task_that_kills_its_executors_takes_no_neighbour_of_its_bundle_with_i
         subject: lane.clone(),
         headers: jetlane::Headers::new(),
         body: frame::encode_bundle(&tasks).expect("a bundle").into(),
-        message_id: Some(frame::bundle_message_id("lane", tasks.iter())),
+        message_id: Some(frame::bundle_message_id(Hop::Lane, tasks.iter())),
         expect: jetlane_bus::publish::Expect::Anything,
     };
     kit.client().bus().publish(out).await.expect("an answer").or_refused(&lane).expect("stored");

@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use jetlane::{Bus, Client};
 use jetlane_bus::publish::Expect;
 use jetlane_bus::{Outgoing, clock};
-use jetlane_schemas::{Headers, PayloadCodec, QueueName, TaskEvent, TaskId, TaskType, frame, subject};
+use jetlane_schemas::{Headers, Hop, PayloadCodec, QueueName, TaskEvent, TaskId, TaskType, frame, subject};
 use std::collections::HashSet;
 use std::time::Instant;
 
@@ -82,7 +82,7 @@ fn message(tasks: &[TaskEvent]) -> Result<Outgoing, Failure> {
         headers: Headers::new(),
         body: body.into(),
         // Never made up anew, so that the first names all.
-        message_id: Some(first.message_id("task")),
+        message_id: Some(first.message_id(Hop::Intake)),
         expect: Expect::Anything,
     })
 }

@@ -225,7 +225,7 @@ async fn a_redelivered_run_resumes_from_what_it_saved_itself_and_not_from_an_old
     }
     let suspect = TaskEvent { suspect: true, ..task };
     let note = Note::Of { run: 2, place: b"50".to_vec() };
-    note.write(&stage.desk.bus, &suspect.id).await.expect("written");
+    note.write(&stage.desk.bus, &suspect).await.expect("written");
     assert_eq!(stage.resumed(suspect, 1).await, Some(50));
 }
 
@@ -235,7 +235,7 @@ async fn a_place_that_was_saved_before_runs_were_told_apart_counts_where_there_i
     for (with_it, resumed) in [(None, 7), (Some(b"10".to_vec()), 10)] {
         let task = TaskEvent { checkpoint: with_it, ..task(2) };
         let notes = stage.desk.bus.bucket(BUCKET_NOTES).await.expect("there");
-        notes.put(&subject::note_checkpoint(&task.id), &b"7".to_vec()).await.expect("written");
+        notes.put(&subject::note_checkpoint(&task.task_type, &task.id), &b"7".to_vec()).await.expect("written");
         assert_eq!(stage.resumed(task, 2).await, Some(resumed));
     }
 }
@@ -252,7 +252,7 @@ async fn the_end_of_a_run_leaves_a_later_one_of_the_same_task_listed() {
             running.begin(&Ctx::new(&stage.desk, job, 1, 1));
         }
         assert!(running.end(&old.task).is_none());
-        running.ask(Yield { id: first.id.to_string(), run });
+        running.ask(Yield { task_type: first.task_type.clone(), id: first.id.clone(), run });
         let asked = running.end(&new.task).expect("it is listed still");
         let yields = asked.yield_point(&1, Duration::from_secs(1)).expect_err("it was asked");
         assert!(yields.is_yield());
