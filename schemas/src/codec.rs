@@ -12,6 +12,9 @@ pub const MAGIC: [u8; 2] = *b"JL";
 /// Bytes before a frame's body: magic, codec, version (little endian), kind.
 pub const PREFIX_BYTES: usize = 6;
 
+/// The largest byte that names a codec of this version.
+pub(crate) const CODEC_ID_MAX: u8 = Json::ID;
+
 /// What can stand in a frame: a flat type that both codecs can write and read. It may borrow from the frame.
 pub trait Wire<'a>: Serialize + Deserialize<'a> + bincode::Encode + bincode::BorrowDecode<'a, ()> {
     /// What the frame holds.

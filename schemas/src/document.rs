@@ -14,6 +14,7 @@ mod messages;
 mod samples;
 mod streams;
 
+use crate::inquiry::{Claim, Inquiry};
 use crate::question::{Answer, Question};
 use crate::{Callback, Completion, EstimateEntry, Failure, QueueEntry, ShardEntry, SharedEntry, TaskEvent, TypeEntry};
 use channel::Channel;
@@ -52,6 +53,8 @@ pub fn json_schemas() -> Vec<(&'static str, Value)> {
         ("estimate-entry", schema_of::<EstimateEntry>()),
         ("question", schema_of::<Question>()),
         ("answer", schema_of::<Answer>()),
+        ("inquiry", schema_of::<Inquiry>()),
+        ("claim", schema_of::<Claim>()),
     ]
 }
 

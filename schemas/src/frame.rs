@@ -4,7 +4,7 @@ mod bundle;
 mod credit;
 mod told;
 
-pub use bundle::{FrameError, bundle_message_id, decode_bundle, encode_bundle, frame_bytes};
+pub use bundle::{FrameError, bundle_message_id, decode_bundle, encode_bundle, frame_bytes, is_of_later_version};
 pub use credit::{Credit, OfFit, RUNS_TOLD_MAX, Remaining, RunEnd, RunEnded};
 pub(crate) use told::{TOLD_KIND, TOLD_VERSION};
 pub use told::{TOLD_MAX, Told, ToldOne, encode_told, told_bytes};

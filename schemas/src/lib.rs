@@ -9,6 +9,7 @@
 //! - [`subject`], [`header`]: every name on the wire
 //! - [`task`], [`completion`], [`registry`], [`needs`]: the events and the announcements
 //! - [`question`]: what anyone may ask the leader of a queue
+//! - [`inquiry`]: what executors ask each other
 //! - [`intake`]: what arrives by the open door (plain JSON, CloudEvents in both modes)
 //! - [`codec`], [`frame`]: what only our own processes read
 //! - [`limits`]: every bound of the wire, named
@@ -23,6 +24,7 @@ pub mod document;
 pub mod frame;
 pub mod header;
 pub mod id;
+pub mod inquiry;
 pub mod intake;
 pub mod limits;
 pub mod needs;

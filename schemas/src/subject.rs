@@ -4,7 +4,7 @@ mod bucket;
 mod callback;
 
 pub use bucket::{
-    NOTES_CANCELLED_ALL, REGISTRY_PLAIN_ALL, RegistryKey, kv, lease_queue, note_cancelled, note_checkpoint,
+    NOTES_CANCELLED_ALL, REGISTRY_PLAIN_ALL, RegistryKey, kv, lease_queue, note_begun, note_cancelled, note_checkpoint,
     parse_note_cancelled, parse_registry_plain, registry_estimate, registry_plain, registry_queue, registry_shard,
     registry_shared, registry_type,
 };
@@ -140,6 +140,18 @@ pub fn ask(queue: &QueueName) -> String {
 /// Core NATS: the leader of a queue asks for a running task to yield at its next checkpoint.
 pub fn yield_wanted(queue: &QueueName) -> String {
     format!("jetlane.yield.{queue}")
+}
+
+/// Core NATS, request and reply: an executor asks the others of its queue whether one of them runs a task that was
+/// delivered to it again ([`crate::inquiry::Inquiry`]). Only the one that does answers.
+pub fn owner(queue: &QueueName) -> String {
+    format!("jetlane.owner.{queue}")
+}
+
+/// Core NATS, request and reply: the same asked of one executor, which always answers. Without a connection of that
+/// executor the server says at once that nobody listens.
+pub fn owner_of(queue: &QueueName, executor: &str) -> String {
+    format!("jetlane.owner.{queue}.{executor}")
 }
 
 /// Core NATS: progress of a running task.

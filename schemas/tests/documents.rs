@@ -2,6 +2,7 @@
 
 use jetlane_schemas::document;
 use jetlane_schemas::id::{TaskId, TaskRef};
+use jetlane_schemas::inquiry::{Claim, InquiredRun, Inquiry};
 use jetlane_schemas::options::{Micros, Priority, Shard};
 use jetlane_schemas::question::{Answer, Expectation, Explanation, Question, Reason};
 use jetlane_schemas::registry::{EstimateEntry, PolicyName, RunTimes};
@@ -124,6 +125,7 @@ fn fill(address: &str, names: &Names) -> String {
         ("{index}", "3"),
         ("{connection}", "c-1"),
         ("{number}", "2"),
+        ("{executor}", "e-1"),
         ("{tenantHash}", hash),
         ("{consumer}", "lane-default-low-any"),
     ]
@@ -173,6 +175,9 @@ fn is_understood(channel: &str, subject: &str, n: &Names) -> bool {
         "progress" => subject == subject::progress(&n.task_type, &n.id),
         "ask" => subject == subject::ask(&n.queue),
         "yield" => subject == subject::yield_wanted(&n.queue),
+        "owner" => subject == subject::owner(&n.queue),
+        "ownerOf" => subject == subject::owner_of(&n.queue, "e-1"),
+        "beginMarks" => subject == subject::kv(subject::BUCKET_NOTES, &subject::note_begun(&n.task_type, &n.id)),
         "estimates" => key(subject::BUCKET_REGISTRY) == Some(RegistryKey::Estimate(n.task_type.clone())),
         "leases" => subject == subject::kv(subject::BUCKET_LEASES, &subject::lease_queue(&n.queue)),
         "maxDeliveries" => subject.strip_prefix(subject::MAX_DELIVERIES_ALL.trim_end_matches('>')).is_some(),
@@ -323,6 +328,15 @@ fn what_the_types_write_is_what_the_schemas_accept_and_an_empty_object_is_not() 
         reasons: vec![Reason::NoRoom, Reason::Behind { tasks: 7, of_its_flow: 2 }, Reason::OverShare],
         expected: Expectation { start: None, finish: None, estimate_us: 5, ahead: 7, meets_deadline: true },
     };
+    let (task_type, id) = (task.task_type.clone(), task.id.clone());
+    let inquiry = Inquiry {
+        executor: "e-1".into(),
+        sequence: 7,
+        stored_at: task.submitted_at,
+        delivered: 2,
+        ack: "$JS.ACK.S.C.2.7.7.1700000000000000000.0".into(),
+        runs: vec![InquiredRun { task_type, id, run: 1, started_at: Some(Micros(1)) }],
+    };
     let written: &[(&str, Value)] = &[
         ("task-event", json!(task)),
         ("task-event", json!(bare)),
@@ -338,6 +352,8 @@ fn what_the_types_write_is_what_the_schemas_accept_and_an_empty_object_is_not() 
         ("question", json!(Question::Explain { id: task.id.clone(), task_type: None })),
         ("answer", json!(Answer::Unheld { queue: task.queue.clone(), dispatched: true })),
         ("answer", json!(Answer::Explanation(explanation))),
+        ("inquiry", json!(inquiry)),
+        ("claim", json!(Claim::Adopted)),
     ];
     for (name, schema) in document::json_schemas() {
         let validator = jsonschema::draft202012::new(&schema).expect("a valid schema of draft 2020-12");

@@ -2,7 +2,8 @@
 
 use super::channel::Channel;
 use super::samples::{
-    CONNECTION, NUMBER, SAMPLE_INDEX, kv, sample_fit, sample_id, sample_queue, sample_shard, sample_type, template,
+    CONNECTION, EXECUTOR_ID, NUMBER, SAMPLE_INDEX, kv, sample_fit, sample_id, sample_queue, sample_shard, sample_type,
+    template,
 };
 use super::streams::{ADVISORIES, DEAD, DONE, LANES, Reader, Sample, Storage, TASKS, TIME};
 use crate::options::Priority;
@@ -233,6 +234,28 @@ pub(super) const CHANNELS: &[Channel] = &[
         storage: Storage::Core,
     },
     Channel {
+        name: "owner",
+        address: || template(&subject::owner(&sample_queue())),
+        title: "Who runs this task?",
+        text: "An executor to which a task was delivered again asks the others of its queue before it begins the run. \
+            Only the one that runs the task answers, and settles this delivery with its own.",
+        messages: &["inquiry"],
+        senders: &[EXECUTOR],
+        receivers: &[EXECUTOR],
+        storage: Storage::Core,
+    },
+    Channel {
+        name: "ownerOf",
+        address: || template(&subject::owner_of(&sample_queue(), EXECUTOR_ID)),
+        title: "Do you run this task?",
+        text: "The same asked of the executor that began a run. It always answers; where it has no connection the \
+            server says at once that nobody listens.",
+        messages: &["inquiry"],
+        senders: &[EXECUTOR],
+        receivers: &[EXECUTOR],
+        storage: Storage::Core,
+    },
+    Channel {
         name: "progress",
         address: || template(&subject::progress(&sample_type(), &sample_id())),
         title: "Progress",
@@ -320,11 +343,11 @@ pub(super) const CHANNELS: &[Channel] = &[
         name: "notes",
         address: || kv(subject::BUCKET_NOTES, &subject::note_cancelled(&sample_type(), &sample_id())),
         title: "Notes on cancelled tasks",
-        text: "Watched by dispatchers.",
+        text: "Watched by dispatchers and executors.",
         messages: &["note"],
         senders: &[SDK],
-        receivers: &[DISPATCHER],
-        storage: Storage::Bucket(subject::BUCKET_NOTES, "Kept for 2 h."),
+        receivers: &[DISPATCHER, EXECUTOR],
+        storage: Storage::Bucket(subject::BUCKET_NOTES, "Kept for 26 h."),
     },
     Channel {
         name: "checkpoints",
@@ -334,6 +357,16 @@ pub(super) const CHANNELS: &[Channel] = &[
         messages: &["checkpoint"],
         senders: &[EXECUTOR],
         receivers: &[EXECUTOR],
-        storage: Storage::Bucket(subject::BUCKET_NOTES, "Kept for 2 h."),
+        storage: Storage::Bucket(subject::BUCKET_NOTES, "Kept for 26 h."),
+    },
+    Channel {
+        name: "beginMarks",
+        address: || kv(subject::BUCKET_NOTES, &subject::note_begun(&sample_type(), &sample_id())),
+        title: "Marks of runs that begin",
+        text: "Stored before the handler of a task that must not run twice, and of one that was delivered again.",
+        messages: &["beginMark"],
+        senders: &[EXECUTOR],
+        receivers: &[EXECUTOR],
+        storage: Storage::Bucket(subject::BUCKET_NOTES, "Kept for 26 h, or until the task completes."),
     },
 ];

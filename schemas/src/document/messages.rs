@@ -200,6 +200,14 @@ pub(super) const MESSAGES: &[Message] = &[
         &[],
         Body::Frame(Yield::KIND, Yield::VERSION),
     ),
+    message(
+        "inquiry",
+        "Who runs this task?",
+        "Answered as `claim` in json/claim.schema.json.",
+        &[],
+        Body::Schema("inquiry"),
+    ),
+    message("beginMark", "A run begins", "Which run, and whose.", &[], Body::Private),
     message("estimateEntry", "Run times of a type", "By the leader.", &[], Body::Schema("estimate-entry")),
     message("wanted", "Tell your credit now", "The body is empty.", &[], Body::Empty),
     message(

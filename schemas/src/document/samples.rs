@@ -13,6 +13,7 @@ const PRIORITY: &str = "high";
 const SHARD: &str = "8";
 pub(super) const CONNECTION: &str = "Y2FuIGJlIGFueQ";
 pub(super) const NUMBER: &str = "42";
+pub(super) const EXECUTOR_ID: &str = "0190b8f27c1e70008000000000000002";
 const FIT: &str = "gpu";
 const ID: &str = "0190b8f27c1e70008000000000000001";
 const INDEX: &str = "7";
@@ -56,6 +57,7 @@ pub(super) fn parameters() -> Vec<(String, Value)> {
         parameter("fit", "The class of needs: one token, `any` unless a task states needs.", FIT),
         parameter("index", "The callback's place among those of its task, from 0.", INDEX),
         parameter("connection", "A word of the executor's connection.", CONNECTION),
+        parameter("executor", "The executor's id: it draws one when it starts.", EXECUTOR_ID),
         parameter("number", "Which of that connection's publishes.", NUMBER),
         parameter("id", "The task's id: one token of [A-Za-z0-9_-]{1,64}.", ID),
         parameter(
@@ -84,6 +86,7 @@ pub(super) fn template(subject: &str) -> String {
         ("index", INDEX),
         ("connection", CONNECTION),
         ("number", NUMBER),
+        ("executor", EXECUTOR_ID),
     ] {
         address = address.replace(&format!(".{sample}."), &format!(".{{{name}}}."));
     }

@@ -78,6 +78,13 @@ pub fn decode_bundle(frame: &[u8]) -> Result<Vec<TaskEvent>, FrameError> {
     }
 }
 
+/// Whether a frame that cannot be read is a bundle of a version or a codec that this version does not know yet.
+pub fn is_of_later_version(frame: &[u8]) -> bool {
+    let Some(version) = codec::version_of(frame) else { return false };
+    let (codec, kind) = (frame[codec::MAGIC.len()], frame[codec::PREFIX_BYTES - 1]);
+    kind == KIND && (version > SECOND || codec > codec::CODEC_ID_MAX)
+}
+
 fn tasks_of<T>(wire: Vec<T>) -> Result<Vec<TaskEvent>, FrameError>
 where
     TaskEvent: TryFrom<T, Error = FrameError>,

@@ -90,8 +90,13 @@ pub fn note_cancelled(task_type: &TaskType, id: &TaskId) -> String {
     format!("cancelled.{task_type}.{id}")
 }
 
-/// Matches the keys of [`note_cancelled`].
+/// All keys of [`note_cancelled`].
 pub const NOTES_CANCELLED_ALL: &str = "cancelled.>";
+
+/// Notes key of the mark that a run of a task has begun.
+pub fn note_begun(task_type: &TaskType, id: &TaskId) -> String {
+    format!("begun.{task_type}.{id}")
+}
 
 /// Notes key of what a running task has saved.
 pub fn note_checkpoint(task_type: &TaskType, id: &TaskId) -> String {

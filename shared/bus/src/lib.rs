@@ -8,6 +8,7 @@
 //!   heard, `ingest`: one for many, `block` and `subjects`: headers and subjects as they go
 //! - [`pull`]: pulls by free room, and what they bring; `ack`: how it is answered, `settling`: acks that go with
 //!   the next publish
+//! - [`inquire`]: questions to other processes
 //! - [`flows`]: the consumers of intake and lanes; taking over from an old leader
 //! - [`unreadable`]: messages whose headers are none, found before they do more harm
 //! - [`look`]: what is stored, read in its order without taking it
@@ -34,6 +35,7 @@ pub mod floor;
 pub mod flows;
 mod hearing;
 mod ingest;
+pub mod inquire;
 pub mod kv;
 pub mod lease;
 pub mod local;

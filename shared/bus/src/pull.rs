@@ -312,7 +312,7 @@ pub struct DeliveryFacts {
 impl DeliveryFacts {
     /// Reads `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<time>.<pending>`,
     /// and its second version with domain and account before the stream (ADR-15).
-    fn parse(reply: &str) -> Option<Self> {
+    pub(crate) fn parse(reply: &str) -> Option<Self> {
         let tokens: Vec<&str> = reply.split('.').collect();
         let first = match tokens.len() {
             9 => 4,

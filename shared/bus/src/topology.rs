@@ -18,8 +18,9 @@ use std::time::Duration;
 pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// The most consumers of one stream. Set explicitly: the server's default is 1,000 (2.15).
 const CONSUMERS_MAX: i32 = 8_192;
-/// How long a note of a cancelled task is kept: longer than DONE's default age, which decides anyway.
-const NOTES_AGE: Duration = Duration::from_secs(2 * 60 * 60);
+/// How long notes are kept (checkpoints, begin marks, cancelled ids): longer than the longest attempt
+/// ([`jetlane_schemas::limits::TIMEOUT_MS_MAX`]) and than DONE's default age.
+const NOTES_AGE: Duration = Duration::from_secs(26 * 60 * 60);
 /// How long a marker of an ended lease is kept.
 const LEASE_MARKER_AGE: Duration = Duration::from_secs(2);
 

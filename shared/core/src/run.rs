@@ -46,24 +46,12 @@ pub struct Arrived {
 /// What an executor does with a delivered message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reception {
-    /// Takes its tasks in hand. `suspect`: each may have run elsewhere.
-    Open {
-        /// Whether its tasks are looked up before they begin.
-        suspicion: Suspicion,
-    },
+    /// Takes its tasks in hand.
+    Open,
     /// Goes on with the runs that it holds, under the lease of this delivery.
     Adopt,
     /// Sends its tasks on one by one: a task that kills its executors takes no neighbour with it.
     TakeApart,
-}
-
-/// Whether a task may have run before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Suspicion {
-    /// This is its first delivery.
-    None,
-    /// It may have begun, or even ended, elsewhere.
-    Suspect,
 }
 
 /// Decides what happens to a delivered message.
@@ -72,8 +60,7 @@ pub fn receive(arrived: Arrived) -> Reception {
     match arrived.custody {
         Custody::Held => Reception::Adopt,
         Custody::New if arrived.tasks > 1 && !is_first => Reception::TakeApart,
-        Custody::New if is_first => Reception::Open { suspicion: Suspicion::None },
-        Custody::New => Reception::Open { suspicion: Suspicion::Suspect },
+        Custody::New => Reception::Open,
     }
 }
 
@@ -92,8 +79,19 @@ pub struct Run {
     pub deadline: Option<Micros>,
     /// How often its message has been delivered, this time included.
     pub delivered: u64,
-    /// Whether it may have run before.
+    /// Whether its message was read in time.
+    pub freshness: Freshness,
+    /// Whether its dispatcher, or whoever sent it on, did not know whether it had run.
     pub suspicion: Suspicion,
+}
+
+/// What whoever sent a run knew of earlier ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suspicion {
+    /// No earlier one can have begun.
+    None,
+    /// It may have begun, or even ended, elsewhere.
+    Suspect,
 }
 
 /// The mark that a run left behind before its handler began.
@@ -116,6 +114,8 @@ pub enum Owner {
     Silent,
     /// The executor that began it has no connection: dead, or about to reconnect.
     Gone,
+    /// The executor that began it says that it does not run it any more.
+    Disowns,
 }
 
 /// What is known of a run from elsewhere.
@@ -196,15 +196,20 @@ pub fn crashes_max(retries: u32) -> u32 {
     retries.saturating_add(1)
 }
 
-/// Whether a run needs evidence before it begins: it may have run elsewhere, or must not begin twice.
-pub fn needs_evidence(run: &Run) -> bool {
-    run.suspicion == Suspicion::Suspect || run.delivered > 1
+/// Whether other executors are asked for a run before it begins: another delivery of its message may have
+/// begun, or it must not begin twice and may have begun.
+pub fn needs_inquiry(run: &Run) -> bool {
+    is_redelivered(run) || (run.retries == 0 && run.suspicion == Suspicion::Suspect)
 }
 
 /// Whether a mark is stored before the handler of a run begins: the task must not run twice, or an executor
 /// may have died of it.
 pub fn is_marked(run: &Run) -> bool {
-    run.retries == 0 || needs_evidence(run)
+    run.retries == 0 || is_redelivered(run)
+}
+
+fn is_redelivered(run: &Run) -> bool {
+    run.delivered > 1 || run.freshness == Freshness::Stale
 }
 
 /// Decides what happens to a run.
@@ -248,6 +253,7 @@ pub fn judge(run: &Run, evidence: &Evidence, now: Micros) -> Verdict {
 fn patience(run: &Run, owner: Owner) -> Duration {
     match owner {
         _ if run.retries > 0 => Duration::ZERO,
+        Owner::Disowns => Duration::ZERO,
         Owner::Silent => OUTAGE_MAX,
         Owner::Gone | Owner::Unknown | Owner::Runs => RECONNECT_GRACE,
     }

@@ -3,8 +3,16 @@
 use super::*;
 use proptest::prelude::*;
 
-const RUN: Run =
-    Run { run: 1, attempts: 0, retries: 3, yields: 0, deadline: None, delivered: 1, suspicion: Suspicion::None };
+const RUN: Run = Run {
+    run: 1,
+    attempts: 0,
+    retries: 3,
+    yields: 0,
+    deadline: None,
+    delivered: 1,
+    freshness: Freshness::Fresh,
+    suspicion: Suspicion::None,
+};
 const NOW: Micros = Micros(1_000);
 
 fn arrived(delivered: u64, tasks: usize) -> Arrived {
@@ -20,11 +28,11 @@ fn began(verdict: Verdict) -> Begin {
 
 #[test]
 fn first_delivery_opens_and_redelivered_bundle_is_taken_apart() {
-    assert_eq!(receive(arrived(1, 8)), Reception::Open { suspicion: Suspicion::None });
-    assert_eq!(receive(arrived(2, 1)), Reception::Open { suspicion: Suspicion::Suspect });
+    assert_eq!(receive(arrived(1, 8)), Reception::Open);
+    assert_eq!(receive(arrived(2, 1)), Reception::Open);
     assert_eq!(receive(arrived(2, 8)), Reception::TakeApart);
     let stale = |tasks| Arrived { freshness: Freshness::Stale, ..arrived(1, tasks) };
-    assert_eq!(receive(stale(1)), Reception::Open { suspicion: Suspicion::Suspect });
+    assert_eq!(receive(stale(1)), Reception::Open);
     assert_eq!(receive(stale(8)), Reception::TakeApart);
 }
 
@@ -72,6 +80,7 @@ fn task_without_retries_that_began_elsewhere_waits_for_its_owner_and_then_is_cra
     assert_eq!(judge(&run, &evidence(Owner::Gone, RECONNECT_GRACE), NOW), crashed);
     assert_eq!(judge(&run, &evidence(Owner::Silent, almost(OUTAGE_MAX)), NOW), Verdict::WaitForOwner);
     assert_eq!(judge(&run, &evidence(Owner::Silent, OUTAGE_MAX), NOW), crashed);
+    assert_eq!(judge(&run, &evidence(Owner::Disowns, Duration::ZERO), NOW), crashed);
 }
 
 #[test]
@@ -103,6 +112,15 @@ fn task_that_kills_its_executors_is_crashed_after_as_many_runs_as_it_may_have_at
         };
         assert_eq!((runs, crashed), (u64::from(retries) + 1, retries + 1));
     }
+}
+
+#[test]
+fn only_redeliveries_and_what_must_not_run_twice_are_asked_for() {
+    let suspect = Run { suspicion: Suspicion::Suspect, ..RUN };
+    assert!(!needs_inquiry(&RUN) && !needs_inquiry(&suspect) && !needs_inquiry(&Run { retries: 0, ..RUN }));
+    assert!(needs_inquiry(&Run { delivered: 2, ..RUN }) && needs_inquiry(&Run { retries: 0, ..suspect }));
+    let stale = Run { freshness: Freshness::Stale, ..RUN };
+    assert!(needs_inquiry(&stale) && is_marked(&stale) && !is_marked(&suspect));
 }
 
 #[test]

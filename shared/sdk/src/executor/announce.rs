@@ -16,6 +16,48 @@ const LOOK_AGAIN_EVERY: Duration = Duration::from_millis(250);
 /// How long it tries to announce. The registry of a cluster is found before it has elected who answers for it.
 const ANNOUNCE_WITHIN: Duration = Duration::from_secs(30);
 
+/// How often it is looked whether the registry still has what was announced: one of the types at a time.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
+
+/// What was announced, to be announced again where the registry has lost it.
+pub(crate) struct Announcing {
+    pub(crate) bus: Bus,
+    pub(crate) queue: QueueName,
+    pub(crate) types: Vec<(TaskType, TypeEntry)>,
+}
+
+impl Announcing {
+    /// Announces again whatever the registry has lost: its bucket was deleted, or the server's data.
+    pub(crate) async fn keep(self) {
+        let mut checked = 0_usize;
+        loop {
+            tokio::time::sleep(CHECK_EVERY).await;
+            let Some((task_type, _)) = self.types.get(checked % self.types.len().max(1)) else { return };
+            checked += 1;
+            match self.check(task_type).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::warn!(queue = %self.queue, "The registry had lost what this executor announced; announced again.")
+                }
+                Err(error) => tracing::debug!(queue = %self.queue, %error, "The registry cannot be checked."),
+            }
+        }
+    }
+
+    /// Whether a type is still announced; announces all where it is not.
+    async fn check(&self, task_type: &TaskType) -> Result<bool, jetlane_bus::Error> {
+        let registry = self.bus.bucket(BUCKET_REGISTRY).await?;
+        if registry.get::<serde_json::Value>(&subject::registry_type(task_type)).await?.is_some() {
+            return Ok(true);
+        }
+        registry.create(&subject::registry_queue(&self.queue), &QueueEntry::default()).await?;
+        for (task_type, entry) in &self.types {
+            announce_type(&registry, task_type, entry).await?;
+        }
+        Ok(false)
+    }
+}
+
 /// What the registry knows now.
 pub(crate) struct Announced {
     /// The fits that the queue declares.

@@ -1,13 +1,16 @@
 //! One run of a task, from delivery to settlement: decide, store, then ack.
 
+use super::cancelled::Cancelled;
 use super::completing::Completing;
 use super::context::Ctx;
 use super::credit::Ledger;
 use super::governor::Governor;
 use super::lanes::Job;
 use super::limit::Usual;
+use super::mark::{self, Found};
 use super::next_run::{self, Next};
 use super::note::Note;
+use super::owners::{Owners, inquired};
 use super::pace::Pace;
 use super::running::Running;
 use super::service::{TaskReply, TaskRequest, TaskService};
@@ -18,13 +21,15 @@ use crate::task::{Kind, TaskError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jetlane_bus::{Bus, clock, trace};
-use jetlane_core::run::{self, Begin, Evidence, Mark, OUTAGE_MAX, Suspicion, Verdict, judge};
+use jetlane_core::run::{self, Begin, Evidence, Marking, OUTAGE_MAX, Owner, Suspicion, Verdict, judge, needs_inquiry};
 use jetlane_schemas::frame::RunEnd;
+use jetlane_schemas::inquiry::Claim;
 use jetlane_schemas::{Completion, Failure, Micros, Outcome, QueueName, RunToken, TaskType, TypeEntry};
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 use tracing::{Instrument, Span};
@@ -32,6 +37,10 @@ use tracing::{Instrument, Span};
 /// A type that this executor does not serve (a rolling deploy) comes again after this long, so that it
 /// does not circle.
 const UNSERVED_DELAY: Duration = Duration::from_secs(1);
+/// How often a run that waits for its owner asks again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// The pause before something that the broker did not take is stored again.
+const STORE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// What every run on this executor needs.
 pub(crate) struct Desk {
@@ -42,6 +51,8 @@ pub(crate) struct Desk {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) governor: Arc<Governor>,
     pub(crate) completing: Completing,
+    pub(crate) owners: Arc<Owners>,
+    pub(crate) cancelled: Arc<Cancelled>,
 }
 
 /// A type that is served.
@@ -88,29 +99,63 @@ pub(crate) struct Begun {
     work: BoxFuture<'static, Answered>,
 }
 
+/// What is left when a run is over.
+pub(crate) struct Over {
+    /// What became of the handler.
+    pub(crate) ran: Ran,
+    /// Resolves when the thread of a blocking handler is free.
+    pub(crate) thread: Option<oneshot::Receiver<()>>,
+}
+
+impl Over {
+    const NOT_RUN: Self = Self { ran: Ran::NOT, thread: None };
+}
+
+/// What happens to the delivery of a run that is over here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// It is acked: all that follows from it is stored.
+    Ack,
+    /// It is left: the task goes on elsewhere, or comes again.
+    Leave,
+}
+
+/// What is known of a task that was delivered again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inquired {
+    /// It waits for a slot.
+    Ready,
+    /// It is not to run here.
+    Over(Settled),
+}
+
+type Outcomes = Result<Settled, jetlane_bus::Error>;
+
 /// Runs a task and settles it; says what became of the handler. What cannot be settled is left to come
 /// again.
-pub(crate) async fn run(desk: &Desk, job: &Job) -> Ran {
-    let mut ran = Ran::NOT;
-    let settled = settle(desk, job, &mut ran).await;
+pub(crate) async fn run(desk: &Desk, job: &Job) -> Over {
+    let mut over = Over::NOT_RUN;
+    let settled = settle(desk, job, &mut over).await;
     settled_by(job, settled).await;
-    ran
+    over
 }
 
 /// The same of a run whose handler is at work already.
-pub(crate) async fn go_on(desk: &Desk, job: &Job, begun: Begun) -> Ran {
-    let mut ran = Ran::NOT;
+pub(crate) async fn go_on(desk: &Desk, job: &Job, begun: Begun) -> Over {
+    let mut over = Over::NOT_RUN;
     let settled = match desk.served.get(&job.task.task_type) {
-        Some(serving) => Run { desk, job, serving, facts: begun.facts }.go_on(begun, &mut ran).await,
-        None => Ok(()),
+        Some(serving) => Run { desk, job, serving, facts: begun.facts }.go_on(begun, &mut over).await,
+        None => Ok(Settled::Leave),
     };
     settled_by(job, settled).await;
-    ran
+    over
 }
 
-async fn settled_by(job: &Job, settled: Result<(), jetlane_bus::Error>) {
+/// Acks the delivery of a run that is over, or leaves it.
+pub(crate) async fn settled_by(job: &Job, settled: Outcomes) {
     match settled {
-        Ok(()) => job.parcel.settle_one().await,
+        Ok(Settled::Ack) => job.parcel.settle_one().await,
+        Ok(Settled::Leave) => job.parcel.abandon(),
         Err(error) => {
             tracing::warn!(task_id = %job.task.id, %error, cause = ?std::error::Error::source(&error), "A run could not be settled; the task comes again.");
             job.parcel.abandon();
@@ -118,35 +163,168 @@ async fn settled_by(job: &Job, settled: Result<(), jetlane_bus::Error>) {
     }
 }
 
-async fn settle(desk: &Desk, job: &Job, ran: &mut Ran) -> Result<(), jetlane_bus::Error> {
+async fn settle(desk: &Desk, job: &Job, over: &mut Over) -> Outcomes {
     let task = &job.task;
     let Some(serving) = desk.served.get(&task.task_type) else {
         tracing::debug!(task_id = %task.id, task_type = %task.task_type, "This executor does not serve the type; handed back.");
         let next = Next::of(job).after(UNSERVED_DELAY).attempts(task.attempts);
         return Box::pin(next_run::store(desk, job, next)).await;
     };
-    // What most runs do not come to is not on their way: a future is as large as its largest part.
-    let late = if job.is_suspect() { Box::pin(look_up(desk, job)).await? } else { LookedUp::Open { late: false } };
-    let LookedUp::Open { late } = late else { return Ok(()) };
+    // Boxed: rarely taken, and inlining it would enlarge every run's future.
+    let late =
+        if is_looked_up(desk, job) { Box::pin(look_up(desk, job)).await? } else { LookedUp::Open { late: false } };
+    let LookedUp::Open { late } = late else { return Ok(Settled::Ack) };
     // Here and not before: a task waits for its slot, and then for what is looked up.
     if !job.parcel.lease.holds() {
-        tracing::debug!(task_id = %task.id, "The lease of this run was over before it began; it runs elsewhere.");
-        return Ok(());
+        tracing::debug!(task_id = %task.id, "The lease of this run lapsed before it began; it comes again.");
+        return Ok(Settled::Leave);
     }
     let (now, delivered) = (clock::now(), delivered(job, serving));
-    let begin = match judge(&delivered, &evidence(&delivered), now) {
+    let token = RunToken::draw();
+    let verdict = if run::is_marked(&delivered) {
+        Box::pin(judge_marked(desk, job, serving, token)).await?
+    } else {
+        judge(&delivered, &Evidence::NONE, now)
+    };
+    let begin = match verdict {
         Verdict::Begin(begin) => begin,
         other => {
             let facts = Facts::never(task.attempts, delivered.retries, now, late);
             return Box::pin(Run { desk, job, serving, facts }.never_begin(other)).await;
         }
     };
-    let run = Run { desk, job, serving, facts: Facts::of(begin, delivered.retries, now, late) };
+    let facts = Facts { token, ..Facts::of(begin, delivered.retries, now, late) };
+    let run = Run { desk, job, serving, facts };
     let begun = run.begin();
+    if begin.marking != Marking::None {
+        begun.ctx.marked();
+    }
     if job.is_suspect() {
         Box::pin(run.find_place(&begun.ctx)).await;
     }
-    run.go_on(begun, ran).await
+    run.go_on(begun, over).await
+}
+
+/// Whether DONE is read before a task begins.
+pub(crate) fn is_looked_up(desk: &Desk, job: &Job) -> bool {
+    job.is_suspect() || desk.cancelled.contains(&job.task)
+}
+
+/// Whether other executors are asked for a task before it takes a slot.
+pub(crate) fn is_inquired(desk: &Desk, job: &Job) -> bool {
+    job.is_suspect()
+        && desk.served.get(&job.task.task_type).is_some_and(|serving| needs_inquiry(&delivered(job, serving)))
+}
+
+/// Finds out whether a task that was delivered again, or is known to be cancelled, is to run here. Waits while its
+/// owner may be back.
+pub(crate) async fn inquire(desk: &Desk, job: &Job) -> Result<Inquired, jetlane_bus::Error> {
+    let Some(serving) = desk.served.get(&job.task.task_type) else { return Ok(Inquired::Ready) };
+    let run = delivered(job, serving);
+    if !needs_inquiry(&run) {
+        return Ok(match look_up(desk, job).await? {
+            LookedUp::Settled => Inquired::Over(Settled::Ack),
+            LookedUp::Open { .. } => Inquired::Ready,
+        });
+    }
+    let claimed = |claim| match claim {
+        Claim::Adopted => Some(Inquired::Over(Settled::Leave)),
+        Claim::Superseded => Some(Inquired::Over(Settled::Ack)),
+        Claim::Unheld => None,
+    };
+    if let Some(over) = claimed(desk.owners.claim_here(job)) {
+        return Ok(over);
+    }
+    let inquiry = desk.owners.inquiry(&job.parcel, vec![inquired(&job.task)]);
+    let connections = desk.bus.connections();
+    let mut since = None;
+    loop {
+        let connection = *connections.borrow();
+        if let Some(over) = desk.owners.ask(&inquiry).await?.and_then(claimed) {
+            return Ok(over);
+        }
+        if let LookedUp::Settled = look_up(desk, job).await? {
+            return Ok(Inquired::Over(Settled::Ack));
+        }
+        let found = mark::read(&desk.bus, &job.task).await?;
+        if *connections.borrow() != connection {
+            // The question may not have been heard.
+            continue;
+        }
+        let waited = match since {
+            Some((at, on)) if on == connection => Instant::elapsed(&at),
+            _ => {
+                since = Some((Instant::now(), connection));
+                Duration::ZERO
+            }
+        };
+        let owner = match found.as_ref().filter(|found| run.retries == 0 && found.mark.run == run.run) {
+            Some(found) => desk.owners.ask_owner(&found.mark.executor, &inquiry).await?,
+            None => Owner::Unknown,
+        };
+        let mark = found.as_ref().map(Found::mark);
+        match judge(&run, &Evidence { mark, owner, waited, ..Evidence::NONE }, clock::now()) {
+            Verdict::LeaveToOwner => return Ok(Inquired::Over(Settled::Leave)),
+            Verdict::Completed | Verdict::Cancelled | Verdict::Superseded => return Ok(Inquired::Over(Settled::Ack)),
+            Verdict::Begin(_) | Verdict::Expired | Verdict::Crashed { .. } => return Ok(Inquired::Ready),
+            Verdict::WaitForOwner => tokio::time::sleep(ASK_AGAIN_AFTER).await,
+        }
+    }
+}
+
+/// Decides about a run before which a mark is stored, and stores it.
+async fn judge_marked(
+    desk: &Desk,
+    job: &Job,
+    serving: &Serving,
+    token: RunToken,
+) -> Result<Verdict, jetlane_bus::Error> {
+    let run = delivered(job, serving);
+    let mut found = if needs_inquiry(&run) { mark::read(&desk.bus, &job.task).await? } else { None };
+    loop {
+        // Its owner was waited for before the run took a slot.
+        let evidence = Evidence { mark: found.as_ref().map(Found::mark), waited: OUTAGE_MAX, ..Evidence::NONE };
+        let verdict = judge(&run, &evidence, clock::now());
+        let Verdict::Begin(Begin { marking: Marking::Store(wanted), .. }) = verdict else { return Ok(verdict) };
+        let mark = mark::of(wanted, token, desk.owners.executor());
+        match store_mark(desk, job, &mark, found.as_ref()).await? {
+            None if job.parcel.lease.holds() => return Ok(verdict),
+            None => {
+                // Nothing has begun: whoever gets it next is to know.
+                mark::remove(&desk.bus, &job.task).await?;
+                return Ok(Verdict::LeaveToOwner);
+            }
+            Some(other) => {
+                if other.mark.run == run.run {
+                    match inquire(desk, job).await? {
+                        Inquired::Ready => {}
+                        Inquired::Over(Settled::Ack) => return Ok(Verdict::Superseded),
+                        Inquired::Over(Settled::Leave) => return Ok(Verdict::LeaveToOwner),
+                    }
+                }
+                found = Some(other);
+            }
+        }
+    }
+}
+
+/// Stores a mark, again and again while the broker may be back.
+async fn store_mark(
+    desk: &Desk,
+    job: &Job,
+    mark: &jetlane_schemas::inquiry::BeginMark,
+    seen: Option<&Found>,
+) -> Result<Option<Found>, jetlane_bus::Error> {
+    let since = Instant::now();
+    loop {
+        match mark::store(&desk.bus, &job.task, mark, seen).await {
+            Err(error) if since.elapsed() < OUTAGE_MAX => {
+                tracing::debug!(task_id = %job.task.id, %error, "The mark of a run was not stored; trying again.");
+                tokio::time::sleep(STORE_AGAIN_AFTER).await;
+            }
+            stored => return stored,
+        }
+    }
 }
 
 impl Facts {
@@ -180,7 +358,8 @@ fn delivered(job: &Job, serving: &Serving) -> run::Run {
         retries: task.retries.unwrap_or(serving.entry.retries),
         yields: task.yields,
         deadline: task.deadline,
-        delivered: job.parcel.delivered,
+        delivered: job.parcel.lease.delivered(),
+        freshness: job.parcel.freshness,
         suspicion: if job.is_suspect() { Suspicion::Suspect } else { Suspicion::None },
     }
 }
@@ -191,14 +370,6 @@ enum LookedUp {
     Settled,
     /// It has no completion.
     Open { late: bool },
-}
-
-/// What speaks for and against a run.
-fn evidence(delivered: &run::Run) -> Evidence {
-    // Every delivery so far ended with its executor.
-    let begun = u32::try_from(delivered.delivered.saturating_sub(1)).unwrap_or(u32::MAX);
-    let mark = (begun > 0).then_some(Mark { run: delivered.run, begun });
-    Evidence { mark, waited: OUTAGE_MAX, ..Evidence::NONE }
 }
 
 /// A task that may have run already is looked up before it runs (design, decision 7).
@@ -215,7 +386,7 @@ async fn look_up(desk: &Desk, job: &Job) -> Result<LookedUp, jetlane_bus::Error>
 
 impl Run<'_> {
     /// Ends a task whose handler is not to begin.
-    async fn never_begin(mut self, verdict: Verdict) -> Result<(), jetlane_bus::Error> {
+    async fn never_begin(mut self, verdict: Verdict) -> Outcomes {
         match verdict {
             Verdict::Expired => {
                 self.facts.attempt += 1;
@@ -223,21 +394,17 @@ impl Run<'_> {
             }
             Verdict::Crashed { runs } => {
                 self.facts.crashes = runs;
-                let died = format!("its executor died in each of {runs} runs");
+                let died = format!("its executor died in each of {runs} attempts");
                 self.end(Outcome::Failed, Failure::new("crashed", died)).await
             }
-            Verdict::Begin(_)
-            | Verdict::Completed
-            | Verdict::Cancelled
-            | Verdict::Superseded
-            | Verdict::LeaveToOwner
-            | Verdict::WaitForOwner => Ok(()),
+            Verdict::Completed | Verdict::Cancelled | Verdict::Superseded => Ok(Settled::Ack),
+            Verdict::Begin(_) | Verdict::LeaveToOwner | Verdict::WaitForOwner => Ok(Settled::Leave),
         }
     }
 
     /// Sets the handler to work, with its panics caught.
     fn begin(&self) -> Begun {
-        let ctx = Ctx::new(self.desk, self.job, self.facts.number(), self.facts.number_max());
+        let ctx = Ctx::new(self.desk, self.job, self.facts.number(), self.facts.number_max(), self.facts.started_at);
         let span = spans::process(&self.job.task, self.facts.number(), self.facts.started_at);
         let request = TaskRequest { task: Arc::clone(&self.job.task), ctx: ctx.clone() };
         let mut service = self.serving.service.clone();
@@ -250,7 +417,7 @@ impl Run<'_> {
     }
 
     /// Waits for the handler, within its time, and settles what it answers.
-    async fn go_on(&self, begun: Begun, ran: &mut Ran) -> Result<(), jetlane_bus::Error> {
+    async fn go_on(&self, begun: Begun, over: &mut Over) -> Outcomes {
         let Begun { ctx, span, started, work, .. } = begun;
         self.desk.running.begin(&ctx);
         let answered = self.answer(work, started).instrument(span.clone()).await;
@@ -259,7 +426,8 @@ impl Run<'_> {
             Err(error) if error.is_yield() => RunEnd::Yielded,
             Err(_) => RunEnd::Broken,
         };
-        *ran = self.ran(started.elapsed(), end);
+        over.ran = self.ran(started.elapsed(), end);
+        over.thread = ctx.thread();
         match &answered {
             Ok(_) => {}
             Err(error) if error.is_yield() => trace::set_attribute(&span, "jetlane.yielded", true),
@@ -287,8 +455,13 @@ impl Run<'_> {
     async fn find_place(&self, ctx: &Ctx) {
         let task = &self.job.task;
         match Note::read(&self.desk.bus, task).await {
-            Ok(Some(note)) if note.is_newer_than(task) => ctx.left_off_at(note.into_place()),
-            Ok(_) => {}
+            Ok(Some(note)) => {
+                ctx.noted();
+                if note.is_newer_than(task) {
+                    ctx.left_off_at(note.into_place());
+                }
+            }
+            Ok(None) => {}
             Err(error) => {
                 tracing::warn!(task_id = %task.id, %error, "The checkpoint cannot be read; it goes on from an earlier one, or starts over.");
             }

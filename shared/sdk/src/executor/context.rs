@@ -4,10 +4,12 @@ use super::attempt::Desk;
 use super::credit::Ledger;
 use super::lanes::Job;
 use super::note::Note;
-use super::parcel::Stop;
+use super::parcel::{Parcel, Stop};
 use crate::task::TaskError;
 use jetlane_bus::{Bus, clock};
+use jetlane_core::run::{Hold, OUTAGE_MAX};
 use jetlane_schemas::frame::Progress;
+use jetlane_schemas::inquiry::InquiredRun;
 use jetlane_schemas::limits::CHECKPOINT_BYTES_MAX;
 use jetlane_schemas::{Headers, Micros, TaskEvent, TaskId, TaskRef, TaskType, subject};
 use serde::Serialize;
@@ -15,10 +17,15 @@ use serde::de::DeserializeOwned;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// What stopping and going on elsewhere costs a task whose handler does not say: another trip through
 /// the broker, and the way back to where it was.
 const RESUME_COST_DEFAULT: Duration = Duration::from_millis(20);
+
+/// The pause before a checkpoint that could not be stored is stored again.
+const CHECKPOINT_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// The executor's state, as an argument of a handler.
 #[derive(Debug, Clone, Copy)]
@@ -40,9 +47,16 @@ struct Run {
     task: Arc<TaskEvent>,
     attempt: u32,
     attempts_max: u32,
+    started_at: Micros,
     stop: Stop,
     yield_wanted: AtomicBool,
+    /// Whether a checkpoint of the task is stored beside it, which goes when it is over.
+    has_note: AtomicBool,
+    /// The same of its begin mark.
+    has_mark: AtomicBool,
     saved: Mutex<Saved>,
+    /// Resolves when the thread of a blocking handler is free.
+    thread: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl std::fmt::Debug for Run {
@@ -62,7 +76,7 @@ pub(crate) struct Saved {
 }
 
 impl Ctx {
-    pub(crate) fn new(desk: &Desk, job: &Job, attempt: u32, attempts_max: u32) -> Self {
+    pub(crate) fn new(desk: &Desk, job: &Job, attempt: u32, attempts_max: u32, started_at: Micros) -> Self {
         let saved = Saved { place: job.task.checkpoint.clone(), ..Saved::default() };
         let run = Run {
             bus: desk.bus.clone(),
@@ -70,15 +84,65 @@ impl Ctx {
             task: Arc::clone(&job.task),
             attempt,
             attempts_max,
+            started_at,
             stop: job.stop(),
             yield_wanted: AtomicBool::new(false),
+            has_note: AtomicBool::new(job.task.checkpoint.is_some()),
+            has_mark: AtomicBool::new(false),
             saved: Mutex::new(saved),
+            thread: Mutex::new(None),
         };
         Self { run: Arc::new(run) }
     }
 
     pub(crate) fn cancel(&self) {
         self.run.stop.cancel();
+    }
+
+    /// The number of the run.
+    pub(crate) fn run(&self) -> u32 {
+        self.run.task.run
+    }
+
+    /// When it began.
+    pub(crate) fn started_at(&self) -> Micros {
+        self.run.started_at
+    }
+
+    /// The message that it came by.
+    pub(crate) fn parcel(&self) -> &Arc<Parcel> {
+        self.run.stop.parcel()
+    }
+
+    /// The run, as other executors are asked for it.
+    pub(crate) fn inquired(&self) -> InquiredRun {
+        let TaskEvent { task_type, id, run, .. } = &*self.run.task;
+        InquiredRun { task_type: task_type.clone(), id: id.clone(), run: *run, started_at: Some(self.run.started_at) }
+    }
+
+    /// A checkpoint of the task may be stored beside it.
+    pub(crate) fn noted(&self) {
+        self.run.has_note.store(true, Ordering::Relaxed);
+    }
+
+    /// Its begin mark is stored beside it.
+    pub(crate) fn marked(&self) {
+        self.run.has_mark.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a checkpoint, and whether a begin mark may be stored beside the task.
+    pub(crate) fn notes(&self) -> (bool, bool) {
+        (self.run.has_note.load(Ordering::Relaxed), self.run.has_mark.load(Ordering::Relaxed))
+    }
+
+    /// The run keeps its slot until this resolves: its thread cannot be stopped.
+    pub(crate) fn occupies(&self, thread: oneshot::Receiver<()>) {
+        *self.run.thread.lock().expect("nobody panics while holding a receiver") = Some(thread);
+    }
+
+    /// What is to resolve before its slot is free.
+    pub(crate) fn thread(&self) -> Option<oneshot::Receiver<()>> {
+        self.run.thread.lock().expect("nobody panics while holding a receiver").take()
     }
 
     /// Whether it is the run of this very delivery.
@@ -137,8 +201,8 @@ impl Ctx {
         self.run.task.deadline.map(|Micros(at)| SystemTime::UNIX_EPOCH + Duration::from_micros(at))
     }
 
-    /// Resolves when the handler is to stop: somebody cancelled the task, its time is up, or this
-    /// run's lease is lost.
+    /// Resolves when the handler is to stop: somebody cancelled the task, its time is up, or another
+    /// executor runs the task. A broker that is away for less than five minutes stops no handler.
     pub async fn cancelled(&self) {
         self.run.stop.cancelled().await;
     }
@@ -160,17 +224,31 @@ impl Ctx {
     }
 
     /// Saves where it is, so that the next attempt resumes from here, even if this process dies. At most
-    /// 32 KiB as JSON.
+    /// 32 KiB as JSON. While the broker is away this waits, for up to five minutes.
     ///
     /// # Errors
-    /// When the value is too large or no JSON, or when this run's lease is lost: then another may run.
+    /// When the value is too large or no JSON, or when another executor runs the task.
     pub async fn checkpoint<T: Serialize + Sync>(&self, place: &T) -> Result<(), TaskError> {
-        let bytes = written(place)?;
-        if !self.run.stop.lease_holds() {
-            return Err(TaskError::retry("the lease of this run is lost: another run may have begun"));
+        let note = Note::Of { run: self.run.task.run, place: written(place)? };
+        let until = Instant::now() + OUTAGE_MAX;
+        self.noted();
+        loop {
+            match self.parcel().lease.state() {
+                Hold::Lost => {
+                    return Err(TaskError::retry("the lease of this run is lost: another run may have begun"));
+                }
+                Hold::Lapsed if Instant::now() >= until => {
+                    return Err(TaskError::retry("the lease of this run has lapsed: another run may have begun"));
+                }
+                Hold::Lapsed => {}
+                Hold::Holds => match note.write(&self.run.bus, &self.run.task).await {
+                    Ok(()) => break,
+                    Err(error) if Instant::now() >= until => return Err(error.into()),
+                    Err(error) => tracing::debug!(%error, "A checkpoint was not stored; trying again."),
+                },
+            }
+            tokio::time::sleep(CHECKPOINT_AGAIN_AFTER).await;
         }
-        let note = Note::Of { run: self.run.task.run, place: bytes };
-        note.write(&self.run.bus, &self.run.task).await?;
         self.saved().place = Some(note.into_place());
         Ok(())
     }

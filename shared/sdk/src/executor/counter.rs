@@ -1,24 +1,25 @@
 //! Where deliveries become running tasks: what runs, what waits for a slot, and what goes back because
 //! there is no room for it.
 
-use super::attempt::Desk;
-use super::lease::Holding;
+use super::attempt::{self, Desk, Inquired};
+use super::credit::Tally;
+use super::lease::{Holding, key_of};
 use super::next_run;
-use super::parcel::{Job, Parcel};
+use super::parcel::{Job, Opened, Parcel};
 use super::pulling::Arrival;
 use super::runs::Runs;
 use super::status::Reporter;
 use super::telling::Ran;
 use super::unbundle;
+use super::unreadable;
 use super::waiting::Waiting;
-use futures::future::join_all;
 use jetlane_core::run::{Arrived, Custody, Freshness, Reception, receive};
 use jetlane_schemas::frame;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// How long the handing back of runs that have not ended in time may take.
@@ -36,8 +37,12 @@ pub(crate) struct Counter {
     holding: Arc<Holding>,
     freed: Arc<watch::Sender<u64>>,
     waiting: Waiting,
-    /// Bundles that are taken apart.
-    unbundling: JoinSet<()>,
+    /// Bundles that are taken apart, tasks that are handed back, and messages that cannot be read.
+    beside: JoinSet<()>,
+    /// Tasks that are looked up before they take a slot: no more than the ledger has room for.
+    inquiries: JoinSet<(Job, Result<Inquired, jetlane_bus::Error>)>,
+    /// Cancelled when inquiries are to end.
+    draining: CancellationToken,
     runs: Arc<Runs>,
     reporter: Reporter,
 }
@@ -50,9 +55,19 @@ impl Drop for Counter {
 
 impl Counter {
     pub(crate) fn new(desk: Desk, holding: Arc<Holding>, freed: Arc<watch::Sender<u64>>, reporter: Reporter) -> Self {
-        let (waiting, unbundling, desk) = (Waiting::default(), JoinSet::new(), Arc::new(desk));
+        let (waiting, desk) = (Waiting::default(), Arc::new(desk));
         let runs = Arc::new(Runs::new(Arc::clone(&desk), Arc::clone(&freed)));
-        Self { desk, holding, freed, waiting, unbundling, runs, reporter }
+        Self {
+            desk,
+            holding,
+            freed,
+            waiting,
+            beside: JoinSet::new(),
+            inquiries: JoinSet::new(),
+            draining: CancellationToken::new(),
+            runs,
+            reporter,
+        }
     }
 
     /// Takes what arrives until it drains or nothing can arrive any more.
@@ -71,10 +86,12 @@ impl Counter {
                 biased;
                 () = drain.cancelled() => break,
                 () = self.runs.slot_freed() => self.runs.start(&mut self.waiting),
-                Some(_ended) = self.unbundling.join_next() => {}
-                Ok(()) = limits.changed() => self.keep_to_the_limit().await,
+                Some(_ended) = self.beside.join_next() => {}
+                Some(Ok((job, inquired))) = self.inquiries.join_next() => self.inquired(job, inquired).await,
+                () = self.desk.cancelled.news() => self.drop_cancelled(),
+                Ok(()) = limits.changed() => self.keep_to_the_limit(),
                 arrival = inbox.recv() => match arrival {
-                    Some(arrival) => self.take(arrival, &mut inbox).await,
+                    Some(arrival) => self.take(arrival, &mut inbox),
                     None => break,
                 },
                 // Last, so that it costs nothing while there is work.
@@ -84,20 +101,22 @@ impl Counter {
         self.drain(inbox, drain_within).await;
     }
 
-    /// What was on its way or waits goes back; what runs may end.
+    /// What was on its way or waits goes back; what runs may end. All of it within one time: the broker may be away.
     async fn drain(mut self, mut inbox: mpsc::Receiver<Arrival>, drain_within: Duration) {
         let desk = Arc::clone(&self.desk);
         let Desk { bus, queue, ledger, .. } = &*desk;
-        ledger.close();
-        ledger.tell_all(bus, queue).await;
         let end = Instant::now() + drain_within;
+        ledger.close();
+        let _late = timeout_at(end, ledger.tell_all(bus, queue)).await;
         // Not before the pulls have ended: what is handed back would come here again.
         let mut back = self.waiting.drain();
         while let Ok(Some(arrival)) = timeout_at(end, inbox.recv()).await {
-            back.extend(self.open(arrival).await.0);
+            back.extend(self.open(arrival).0);
         }
-        join_all(back.into_iter().map(|job| self.hand_back(job))).await;
-        while let Ok(Some(_ended)) = timeout_at(end, self.unbundling.join_next()).await {}
+        back.into_iter().for_each(|job| self.hand_back(job));
+        // What is looked up has not begun here, and its owner may run it.
+        let _late = timeout(HALT_TIMEOUT, self.leave_inquiries()).await;
+        while let Ok(Some(_ended)) = timeout_at(end, self.beside.join_next()).await {}
         if !self.runs.ended_by(end).await {
             tracing::warn!(runs = self.runs.len(), "Handlers did not end in time; their tasks are handed back.");
             if !self.runs.halt(HALT_TIMEOUT).await {
@@ -105,29 +124,41 @@ impl Counter {
             }
         }
         // The last runs too: the leader learns from them, and stops counting on them.
-        ledger.tell_all(bus, queue).await;
+        let _late = timeout(HALT_TIMEOUT, ledger.tell_all(bus, queue)).await;
+    }
+
+    /// Gives what is looked up back to the broker.
+    async fn leave_inquiries(&mut self) {
+        self.draining.cancel();
+        while let Some(looked_up) = self.inquiries.join_next().await {
+            let Ok((job, inquired)) = looked_up else { continue };
+            match inquired {
+                Ok(Inquired::Over(settled)) => attempt::settled_by(&job, Ok(settled)).await,
+                Ok(Inquired::Ready) | Err(_) => job.parcel.give_back().await,
+            }
+        }
     }
 
     /// Takes what has arrived: what has come meanwhile starts together with the first.
-    async fn take(&mut self, first: Arrival, inbox: &mut mpsc::Receiver<Arrival>) {
+    fn take(&mut self, first: Arrival, inbox: &mut mpsc::Receiver<Arrival>) {
         let mut back = Vec::new();
         let (mut next, mut taken) = (Some(first), 0);
         while let Some(arrival) = next {
-            let (jobs, admitted) = self.open(arrival).await;
+            let (jobs, admitted) = self.open(arrival);
             for (place, job) in jobs.into_iter().enumerate() {
                 if place >= admitted.by_means {
                     back.push(job);
                 } else if place >= admitted.by_capacity {
                     back.push(self.displaced_by(job));
                 } else {
-                    self.waiting.push(job);
+                    self.keep(job);
                 }
             }
             taken += 1;
             next = if taken < ARRIVALS_A_TURN { inbox.try_recv().ok() } else { None };
         }
         self.runs.start(&mut self.waiting);
-        join_all(back.into_iter().map(|job| self.hand_back(job))).await;
+        back.into_iter().for_each(|job| self.hand_back(job));
     }
 
     /// What goes back when all room is taken and one more arrives: the last that waits of those that more
@@ -143,55 +174,117 @@ impl Counter {
         }
     }
 
-    /// Reads a message's tasks, and for how many of them there is room. One that cannot be read is
-    /// nobody's: it is ended, so that it stands in nobody's way.
-    async fn open(&mut self, arrival: Arrival) -> (Vec<Job>, super::credit::Admitted) {
-        let Arrival { delivery, tally } = arrival;
-        let ledger = &self.desk.ledger;
+    /// Reads a message's tasks, and for how many of them there is room. What is in hand already goes on under the new
+    /// delivery.
+    fn open(&mut self, arrival: Arrival) -> (Vec<Job>, super::credit::Admitted) {
+        let Arrival { delivery, tally, received, freshness } = arrival;
+        let (key, delivered) = (key_of(&delivery), delivery.facts.delivered);
+        let custody = if delivered > 1 || freshness == Freshness::Stale {
+            self.holding.adopt(key, delivery.ack.clone(), delivered, received)
+        } else {
+            Custody::New
+        };
+        if custody == Custody::Held {
+            tracing::debug!(sequence = key.0, delivered, "A message in hand was delivered again; it goes on here.");
+            return self.opened_nothing(&tally);
+        }
+        let desk = Arc::clone(&self.desk);
         let tasks = match frame::decode_bundle(&delivery.body) {
             Ok(tasks) => tasks,
             Err(error) => {
-                tracing::error!(subject = delivery.subject, sequence = delivery.facts.stream_sequence, %error, "A bundle cannot be read and is dropped.");
-                let admitted = ledger.open(&tally, 0);
-                self.freed.send_modify(|count| *count += 1);
-                if let Err(error) = delivery.ack.settle().await {
-                    tracing::debug!(%error, "An ack was not sent.");
-                }
-                return (Vec::new(), admitted);
+                self.beside.spawn(async move { unreadable::end(&desk, &delivery, &error).await });
+                return self.opened_nothing(&tally);
             }
         };
-        let arrived = Arrived {
-            delivered: delivery.facts.delivered,
-            tasks: tasks.len(),
-            freshness: Freshness::Fresh,
-            custody: Custody::New,
-        };
-        if receive(arrived) == Reception::TakeApart {
-            let admitted = ledger.open(&tally, 0);
-            let desk = Arc::clone(&self.desk);
-            self.unbundling.spawn(async move { unbundle::unbundle(&desk, &delivery, &tally, tasks).await });
-            self.freed.send_modify(|count| *count += 1);
-            return (Vec::new(), admitted);
+        if receive(Arrived { delivered, tasks: tasks.len(), freshness, custody }) == Reception::TakeApart {
+            let nothing = self.opened_nothing(&tally);
+            self.beside.spawn(async move { unbundle::unbundle(&desk, &delivery, &tally, tasks).await });
+            return nothing;
         }
-        let admitted = ledger.open(&tally, tasks.len());
-        (Parcel::open(delivery.ack, delivery.facts.delivered, tally, &self.holding, tasks), admitted)
+        let opened = Opened { key, ack: delivery.ack, delivered, received, freshness };
+        let jobs = Parcel::open(opened, Arc::clone(&tally), &self.holding, tasks);
+        if jobs.is_empty() {
+            return self.opened_nothing(&tally);
+        }
+        let admitted = self.desk.ledger.open(&tally, jobs.len());
+        (jobs, admitted)
+    }
+
+    /// A message whose tasks do not run here has made room.
+    fn opened_nothing(&self, tally: &Tally) -> (Vec<Job>, super::credit::Admitted) {
+        let admitted = self.desk.ledger.open(tally, 0);
+        self.freed.send_modify(|count| *count += 1);
+        (Vec::new(), admitted)
+    }
+
+    /// Takes a task in hand: it waits for a slot, or is looked up first.
+    fn keep(&mut self, job: Job) {
+        if attempt::is_inquired(&self.desk, &job) || self.desk.cancelled.contains(&job.task) {
+            self.look_up(job);
+        } else {
+            self.waiting.push(job);
+        }
+    }
+
+    fn look_up(&mut self, job: Job) {
+        let (desk, draining) = (Arc::clone(&self.desk), self.draining.clone());
+        self.inquiries.spawn(async move {
+            let inquired = tokio::select! {
+                inquired = attempt::inquire(&desk, &job) => inquired,
+                () = draining.cancelled() => Ok(Inquired::Ready),
+            };
+            (job, inquired)
+        });
+    }
+
+    /// A task was looked up: it waits for a slot, or is over here.
+    async fn inquired(&mut self, job: Job, inquired: Result<Inquired, jetlane_bus::Error>) {
+        let settled = match inquired {
+            Ok(Inquired::Ready) => {
+                self.waiting.push(job);
+                self.runs.start(&mut self.waiting);
+                return;
+            }
+            Ok(Inquired::Over(settled)) => Ok(settled),
+            Err(error) => Err(error),
+        };
+        attempt::settled_by(&job, settled).await;
+        self.runs.over(&job, Ran::NOT);
+        self.freed.send_modify(|count| *count += 1);
+    }
+
+    /// Looks up what waits and is cancelled: it takes no slot and no room.
+    fn drop_cancelled(&mut self) {
+        let desk = Arc::clone(&self.desk);
+        for job in self.waiting.take_all(|job| desk.cancelled.contains(&job.task)) {
+            self.look_up(job);
+        }
     }
 
     /// The limit is another one: what there is no more room for goes to executors that have some.
-    async fn keep_to_the_limit(&mut self) {
+    fn keep_to_the_limit(&mut self) {
         self.runs.start(&mut self.waiting);
         while self.runs.len() + self.waiting.len() > self.desk.ledger.capacity()
             && let Some(job) = self.waiting.pop_last()
         {
-            self.hand_back(job).await;
+            self.hand_back(job);
         }
         self.freed.send_modify(|count| *count += 1);
     }
 
-    async fn hand_back(&self, job: Job) {
-        next_run::hand_back(&self.desk, &job).await;
-        self.desk.ledger.news.ended(&job.task, Ran::NOT);
-        self.desk.ledger.settle(&job.parcel.tally);
-        self.freed.send_modify(|count| *count += 1);
+    /// Hands a task back. Not waited for here: the broker may be away. One that may run elsewhere goes back as the
+    /// same run.
+    fn hand_back(&mut self, job: Job) {
+        let (desk, freed) = (Arc::clone(&self.desk), Arc::clone(&self.freed));
+        self.beside.spawn(async move {
+            if attempt::is_inquired(&desk, &job) {
+                job.parcel.give_back().await;
+            } else {
+                next_run::hand_back(&desk, &job).await;
+            }
+            desk.ledger.news.ended(&job.task, Ran::NOT);
+            desk.ledger.settle(&job.parcel.tally);
+            freed.send_modify(|count| *count += 1);
+        });
     }
 }

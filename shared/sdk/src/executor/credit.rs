@@ -156,6 +156,11 @@ impl Ledger {
         }
     }
 
+    /// The id of the executor.
+    pub(crate) fn executor(&self) -> &str {
+        &self.executor
+    }
+
     fn fits(&self) -> RwLockReadGuard<'_, Vec<Served>> {
         self.fits.read().expect("nobody panics while the fits change")
     }

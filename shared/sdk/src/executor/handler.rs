@@ -116,8 +116,15 @@ where
     fn call(&self, task: T, seed: Seed<'_, S>) -> BoxFuture<'static, Result<T::Output, TaskError>> {
         let (work, ctx) = (self.0.clone(), seed.ctx.clone());
         let span = tracing::Span::current();
+        // Its slot is free when its thread is: a function that blocks goes on after its time is up.
+        let (free, thread) = tokio::sync::oneshot::channel();
+        ctx.occupies(thread);
         async move {
-            let ended = tokio::task::spawn_blocking(move || span.in_scope(|| work(task, ctx))).await;
+            let ended = tokio::task::spawn_blocking(move || {
+                let _occupied: tokio::sync::oneshot::Sender<()> = free;
+                span.in_scope(|| work(task, ctx))
+            })
+            .await;
             match ended {
                 Ok(result) => result,
                 Err(join) => match join.try_into_panic() {

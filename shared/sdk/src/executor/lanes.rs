@@ -1,12 +1,16 @@
 //! An executor's whole life: the lanes it pulls, the counter where tasks are run, and what is told and
 //! heard meanwhile.
 
+use super::announce::Announcing;
 use super::attempt::{Desk, Serving};
+use super::cancelled::Cancelled;
 use super::completing::Completing;
 use super::counter::Counter;
 use super::credit::Ledger;
 use super::governor::Governor;
 use super::lease::Holding;
+use super::liveness::Liveness;
+use super::owners::Owners;
 use super::prefetch::Prefetch;
 use super::pulling::Lanes;
 use super::running::Running;
@@ -24,6 +28,9 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use super::parcel::Job;
 
+/// How long the last word of an executor may take to reach the broker.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What an executor is made of.
 pub(crate) struct Plan {
     pub(crate) bus: Bus,
@@ -32,6 +39,7 @@ pub(crate) struct Plan {
     /// The fits of the queue, as they are declared at the start.
     pub(crate) fits: Vec<FitEntry>,
     pub(crate) served: BTreeMap<TaskType, Serving>,
+    pub(crate) announcing: Announcing,
     pub(crate) slots: usize,
     pub(crate) prefetch: Prefetch,
     pub(crate) means: Needs,
@@ -42,13 +50,30 @@ pub(crate) struct Plan {
 
 /// Runs the executor until it has drained.
 pub(crate) async fn run(plan: Plan, drain: CancellationToken) -> Result<(), Error> {
-    let Plan { bus, registry, queue, fits, served, slots, prefetch, means, governor, reporter, drain_within } = plan;
+    let Plan {
+        bus,
+        registry,
+        queue,
+        fits,
+        served,
+        announcing,
+        slots,
+        prefetch,
+        means,
+        governor,
+        reporter,
+        drain_within,
+    } = plan;
     let failed = |source| Error::Lanes { queue: queue.to_string(), source };
     let types = served.len();
     let ledger = Arc::new(Ledger::new(TaskId::generate().to_string(), slots, prefetch, means));
     let (governor, running) = (Arc::new(governor), Arc::new(Running::default()));
     let (holding, freed) = (Arc::new(Holding::default()), Arc::new(watch::Sender::new(0)));
     let (arrivals, inbox) = mpsc::channel(slots + ledger.prefetch.tasks(slots, slots).max(slots) + 1);
+    let (cancelled, liveness) = (Arc::new(Cancelled::default()), Arc::new(Liveness::default()));
+    let executor = ledger.executor().to_owned();
+    let owners = Owners::new(bus.clone(), queue.clone(), executor, Arc::clone(&holding), Arc::clone(&running));
+    let owners = Arc::new(owners);
     let mut helpers = JoinSet::new();
     let mut lanes = Lanes {
         bus: bus.clone(),
@@ -57,6 +82,7 @@ pub(crate) async fn run(plan: Plan, drain: CancellationToken) -> Result<(), Erro
         freed: Arc::clone(&freed),
         arrivals,
         reporter: reporter.clone(),
+        liveness: Arc::clone(&liveness),
         drain: drain.clone(),
         unmade: Vec::new(),
         pulls: JoinSet::new(),
@@ -64,9 +90,15 @@ pub(crate) async fn run(plan: Plan, drain: CancellationToken) -> Result<(), Erro
     // Before the first pull, on the same connection: the server knows of these before it sends a task, and a
     // task that runs can be cancelled and asked to yield.
     let cancels = bus.subscribe(subject::CANCEL_ALL).await.map_err(failed)?;
-    helpers.spawn(Arc::clone(&running).hear_cancels(cancels));
+    helpers.spawn(Arc::clone(&cancelled).hear(Arc::clone(&running), cancels));
+    helpers.spawn(Arc::clone(&cancelled).watch(Arc::clone(&running), bus.clone()));
     let yields = bus.subscribe(&subject::yield_wanted(&queue)).await.map_err(failed)?;
     helpers.spawn(Arc::clone(&running).hear_yields(yields));
+    let questions = owners.listen().await.map_err(failed)?;
+    helpers.spawn(Arc::clone(&owners).answer(questions));
+    helpers.spawn(Arc::clone(&owners).keep());
+    helpers.spawn(liveness.watch(Arc::clone(&owners)));
+    helpers.spawn(announcing.keep());
     lanes.begin(&fits).await.map_err(failed)?;
     helpers.spawn(lanes.follow(registry));
     helpers.spawn(Arc::clone(&holding).keep_alive());
@@ -78,11 +110,25 @@ pub(crate) async fn run(plan: Plan, drain: CancellationToken) -> Result<(), Erro
     tracing::info!(%queue, types, slots, "Executor is ready.");
     let (bus, queue) = (bus.clone(), queue.clone());
     let completing = Completing::begin(bus.clone(), slots);
-    let desk = Desk { bus: bus.clone(), queue: queue.clone(), served, running, ledger, governor, completing };
+    let desk = Desk {
+        bus: bus.clone(),
+        queue: queue.clone(),
+        served,
+        running,
+        ledger,
+        governor,
+        completing,
+        owners,
+        cancelled,
+    };
     Counter::new(desk, holding, freed, reporter).serve(inbox, drain_within, drain).await;
     helpers.shutdown().await;
     let failed = |source| Error::Lanes { queue: queue.to_string(), source };
-    bus.flush().await.map_err(failed)?;
+    // The broker may be away: what it does not hear now it finds out by itself.
+    match tokio::time::timeout(FLUSH_TIMEOUT, bus.flush()).await {
+        Ok(flushed) => flushed.map_err(failed)?,
+        Err(_) => tracing::warn!(%queue, "The broker did not hear the last word of this executor."),
+    }
     tracing::info!(%queue, "Executor has drained.");
     Ok(())
 }

@@ -10,14 +10,18 @@
 //! - `runs`: the runs under way, several to a task of the runtime where `pace` says that they end at once
 //! - `attempt`: one run, from delivery to settlement; `next_run`: the one after it
 //! - `completing`: completions of many runs, stored together; `unbundle`: bundles that come again
-//! - `running`: who is to stop or to yield; `note`: the place that a run saved
-//! - `lease`: signs of life for what is held, from outside the handlers
+//! - `running`: which runs are to stop or to yield; `cancelled`: tasks that are not to begin
+//! - `note`: the place that a run saved; `mark`: that it has begun
+//! - `lease`: signs of life for what is held, from outside the handlers; `liveness`: whether this process stood still
+//! - `owners`: who runs a task that was delivered again
+//! - `unreadable`: messages that cannot be read
 //! - `means`, `credit`, `telling`: what it has, what it has room for, and how the leader hears of it
 //! - `limit`, `pressure`, `governor`: how it takes less when it is under pressure
 //! - `status`: what it reports of itself, for health checks
 
 mod announce;
 mod attempt;
+mod cancelled;
 mod completing;
 mod context;
 mod counter;
@@ -27,9 +31,12 @@ mod handler;
 mod lanes;
 mod lease;
 mod limit;
+mod liveness;
+mod mark;
 mod means;
 mod next_run;
 mod note;
+mod owners;
 mod pace;
 mod parcel;
 mod prefetch;
@@ -42,6 +49,7 @@ mod spans;
 mod status;
 mod telling;
 mod unbundle;
+mod unreadable;
 mod waiting;
 
 pub use context::{Attempt, Ctx, State};
@@ -263,21 +271,26 @@ impl<S: Clone + Send + Sync + 'static> Executor<S> {
         self.reporter.status()
     }
 
-    /// Runs until SIGTERM or Ctrl-C, then drains.
+    /// Runs until SIGTERM or Ctrl-C, then drains; a second signal ends the drain at once.
     ///
     /// # Errors
     /// [`Error::Executor`] and [`Error::Name`] where it is not well configured; [`Error::Announce`],
     /// [`Error::Lanes`] where the broker refuses.
     pub async fn run(self) -> Result<(), Error> {
         let drain = CancellationToken::new();
-        let on_signal = drain.clone();
-        let signals = tokio::spawn(async move {
-            wait_for_signal().await;
-            on_signal.cancel();
-        });
-        let ended = self.run_until(drain).await;
-        signals.abort();
-        ended
+        let running = self.run_until(drain.clone());
+        tokio::pin!(running);
+        tokio::select! {
+            ended = &mut running => return ended,
+            () = wait_for_signal() => drain.cancel(),
+        }
+        tokio::select! {
+            ended = &mut running => ended,
+            () = wait_for_signal() => {
+                tracing::warn!("A second signal came during the drain; the executor ends at once.");
+                Ok(())
+            }
+        }
     }
 
     /// Runs until `drain` is cancelled: then no task is taken any more, running ones end, waiting ones
@@ -300,6 +313,8 @@ impl<S: Clone + Send + Sync + 'static> Executor<S> {
         let Some(announced) = announce::all(&bus, &queue, &offered, &self.reporter, &drain).await? else {
             return Ok(());
         };
+        let types = offered.iter().map(|offered| offered.task_type.clone()).zip(announced.types.iter().cloned());
+        let announcing = announce::Announcing { bus: bus.clone(), queue: queue.clone(), types: types.collect() };
         let mut served = BTreeMap::new();
         for (offered, entry) in offered.into_iter().zip(announced.types) {
             let service = self.wraps.iter().fold(offered.service, |inner, wrap| wrap(inner));
@@ -314,6 +329,7 @@ impl<S: Clone + Send + Sync + 'static> Executor<S> {
             queue,
             fits: announced.fits,
             served,
+            announcing,
             slots: self.slots,
             prefetch: Prefetch::new(self.prefetch),
             means,

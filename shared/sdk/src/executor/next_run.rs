@@ -1,9 +1,10 @@
 //! The same task for its next run: stored where it is due, before this run's message is acked.
 
-use super::attempt::Desk;
+use super::attempt::{Desk, Settled, settled_by};
 use super::lanes::Job;
 use super::telling::micros;
 use jetlane_bus::clock;
+use jetlane_bus::schedule::SCHEDULE_FLOOR;
 use jetlane_schemas::{Micros, TaskEvent};
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,19 +71,23 @@ impl Next {
     }
 }
 
-/// Stores the next run; nothing once the lease of this one is over, since then it may run elsewhere.
-pub(crate) async fn store(desk: &Desk, job: &Job, next: Next) -> Result<(), jetlane_bus::Error> {
+/// Stores the next run; nothing unless the lease of this one holds, since it may run elsewhere.
+pub(crate) async fn store(desk: &Desk, job: &Job, next: Next) -> Result<Settled, jetlane_bus::Error> {
     if !job.parcel.lease.holds() {
         tracing::debug!(task_id = %job.task.id, "The lease of this run is over; it is not for this executor to store the next.");
-        return Ok(());
+        return Ok(Settled::Leave);
     }
-    let (now, delay) = (clock::now(), next.delay);
+    let (delay, now) = (next.delay, clock::now());
+    if !delay.is_zero() && delay < SCHEDULE_FLOOR {
+        // The broker's timer has a floor, and what is nearer is due at once: a run is never sooner than asked.
+        tokio::time::sleep(delay).await;
+    }
     let mut next = next.of_task(&job.task, now);
     // An earlier delivery of this run may have begun and even ended.
-    next.suspect |= job.parcel.delivered > 1;
+    next.suspect |= job.parcel.is_redelivered();
     let at = Micros(now.0.saturating_add(micros(delay)));
     let subject = next.due_subject();
-    desk.bus.store_due(&next, at).await?.or_refused(&subject).map(|_| ())
+    desk.bus.store_due(&next, at).await?.or_refused(&subject).map(|_| Settled::Ack)
 }
 
 /// Gives a task back to its queue without spending an attempt.
@@ -91,13 +96,7 @@ pub(crate) async fn hand_back(desk: &Desk, job: &Job) {
 }
 
 async fn give_back(desk: &Desk, job: &Job, next: Next) {
-    match store(desk, job, next).await {
-        Ok(()) => job.parcel.settle_one().await,
-        Err(error) => {
-            tracing::warn!(task_id = %job.task.id, %error, "A task could not be handed back; it comes again by itself.");
-            job.parcel.abandon();
-        }
-    }
+    settled_by(job, store(desk, job, next).await).await;
 }
 
 /// Gives a task back that has begun and may even have ended: the next run looks for its completion

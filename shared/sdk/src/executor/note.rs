@@ -24,6 +24,11 @@ impl Note {
         bus.bucket(BUCKET_NOTES).await?.put(&subject::note_checkpoint(&task.task_type, &task.id), self).await
     }
 
+    /// Removes what a task has saved.
+    pub(crate) async fn remove(bus: &Bus, task: &TaskEvent) -> Result<(), Error> {
+        bus.bucket(BUCKET_NOTES).await?.delete(&subject::note_checkpoint(&task.task_type, &task.id)).await
+    }
+
     pub(crate) fn into_place(self) -> Vec<u8> {
         match self {
             Self::Old(place) | Self::Of { place, .. } => place,

@@ -1,19 +1,35 @@
 //! What is held: tasks, not messages. A message owes its ack when every task in it is settled.
 
 use super::credit::Tally;
-use super::lease::{Holding, Lease};
+use super::lease::{Holding, Lease, MessageKey};
 use jetlane_bus::Ack;
+use jetlane_bus::clock::Boottime;
+use jetlane_core::run::{Freshness, Hold};
 use jetlane_schemas::TaskEvent;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// How long a message that is given back stays away from those that have no room for it.
+const GIVE_BACK_PAUSE: Duration = Duration::from_millis(100);
+
+/// A delivery that is opened.
+pub(crate) struct Opened {
+    pub(crate) key: MessageKey,
+    pub(crate) ack: Ack,
+    /// How often the message has been delivered, this time included.
+    pub(crate) delivered: u64,
+    pub(crate) received: Boottime,
+    pub(crate) freshness: Freshness,
+}
 
 /// A message of a lane: settled when all of its tasks are.
 pub(crate) struct Parcel {
-    ack: Ack,
+    pub(crate) key: MessageKey,
     number: u64,
     open: AtomicUsize,
-    /// Cancelled once its lease is over.
+    /// Cancelled once its lease is lost.
     lost: CancellationToken,
     /// What stops each of its tasks, where somebody has asked.
     stops: Vec<OnceLock<CancellationToken>>,
@@ -22,7 +38,7 @@ pub(crate) struct Parcel {
     holding: Arc<Holding>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) lease: Lease,
-    pub(crate) delivered: u64,
+    pub(crate) freshness: Freshness,
 }
 
 /// A task in hand.
@@ -33,7 +49,7 @@ pub(crate) struct Job {
     place: usize,
 }
 
-/// What stops a run: somebody who says so, or the end of its message's lease. A signal is made when it is first
+/// What stops a run: somebody who says so, or the loss of its message's lease. A signal is made when it is first
 /// asked for, which most runs are over before.
 #[derive(Clone)]
 pub(crate) struct Stop {
@@ -57,9 +73,9 @@ impl Stop {
         self.signal().cancelled().await;
     }
 
-    /// Whether the run may still act for its task.
-    pub(crate) fn lease_holds(&self) -> bool {
-        self.parcel.lease.holds()
+    /// The message of the run.
+    pub(crate) fn parcel(&self) -> &Arc<Parcel> {
+        &self.parcel
     }
 
     fn signal(&self) -> &CancellationToken {
@@ -70,7 +86,7 @@ impl Stop {
 impl Job {
     /// Whether the task may have run before.
     pub(crate) fn is_suspect(&self) -> bool {
-        self.task.suspect || self.parcel.delivered > 1
+        self.task.suspect || self.parcel.is_redelivered()
     }
 
     /// What stops its run.
@@ -80,39 +96,55 @@ impl Job {
 }
 
 impl Parcel {
-    /// The jobs of a message that was opened; its lease begins.
-    pub(crate) fn open(
-        ack: Ack,
-        delivered: u64,
-        tally: Arc<Tally>,
-        holding: &Arc<Holding>,
-        tasks: Vec<TaskEvent>,
-    ) -> Vec<Job> {
+    /// The jobs of a message that was opened; its lease begins with the delivery. None where the message is in hand
+    /// already: its jobs go on under this delivery.
+    pub(crate) fn open(opened: Opened, tally: Arc<Tally>, holding: &Arc<Holding>, tasks: Vec<TaskEvent>) -> Vec<Job> {
+        let Opened { key, ack, delivered, received, freshness } = opened;
         let lost = CancellationToken::new();
-        let (number, lease) = holding.hold(ack.clone(), lost.clone());
+        let Some((number, lease)) = holding.hold(key, ack, delivered, received, lost.clone()) else {
+            tracing::debug!(sequence = key.0, "A message in hand was delivered again; it goes on here.");
+            return Vec::new();
+        };
         let (open, holding) = (AtomicUsize::new(tasks.len()), Arc::clone(holding));
         let (is_abandoned, stops) = (AtomicBool::new(false), vec![OnceLock::new(); tasks.len()]);
-        let parcel = Arc::new(Self { ack, number, open, lost, stops, is_abandoned, holding, tally, lease, delivered });
+        let parcel = Arc::new(Self { key, number, open, lost, stops, is_abandoned, holding, tally, lease, freshness });
         let job = |(place, task)| Job { task: Arc::new(task), parcel: Arc::clone(&parcel), place };
         tasks.into_iter().enumerate().map(job).collect()
     }
 
-    /// One of its tasks is settled; the last one acks the message. Not once the lease is over: the server
+    /// Whether another delivery of the message may have begun elsewhere.
+    pub(crate) fn is_redelivered(&self) -> bool {
+        self.lease.delivered() > 1 || self.freshness == Freshness::Stale
+    }
+
+    /// Another executor runs its tasks: they stop here.
+    pub(crate) fn lose(&self) {
+        self.lease.lose();
+        self.lost.cancel();
+    }
+
+    /// One of its tasks is settled; the last one acks the message. Not once the lease has lapsed: the server
     /// takes an ack of any delivery, and another executor may run what this one would remove.
     pub(crate) async fn settle_one(&self) {
         if self.open.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
-        self.holding.release(self.number);
+        self.holding.release(self.key, self.number);
         if self.is_abandoned.load(Ordering::Acquire) {
             return;
         }
-        if !self.lease.holds() {
+        if self.lease.state() != Hold::Holds {
             tracing::debug!("The lease of a message is over; its ack is for whoever has it now.");
             return;
         }
-        if let Err(error) = self.ack.settle_soon().await {
+        let (ack, others) = self.lease.acks();
+        if let Err(error) = ack.settle_soon().await {
             tracing::debug!(%error, "An ack was not sent; the message comes again and is recognised.");
+        }
+        for other in others {
+            if let Err(error) = other.settle().await {
+                tracing::debug!(%error, "An ack was not sent; the message comes again and is recognised.");
+            }
         }
     }
 
@@ -121,7 +153,16 @@ impl Parcel {
     pub(crate) fn abandon(&self) {
         self.is_abandoned.store(true, Ordering::Release);
         if self.open.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.holding.release(self.number);
+            self.holding.release(self.key, self.number);
+        }
+    }
+
+    /// Its one task goes back to the broker, as the same run.
+    pub(crate) async fn give_back(&self) {
+        self.abandon();
+        let (ack, _) = self.lease.acks();
+        if let Err(error) = ack.give_back(GIVE_BACK_PAUSE).await {
+            tracing::debug!(%error, "A message was not given back; it comes again once its lease is over.");
         }
     }
 }

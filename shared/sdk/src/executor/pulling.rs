@@ -2,10 +2,13 @@
 //! left, and from lanes that are declared later as soon as they are heard of.
 
 use super::credit::{Ledger, Tally};
+use super::liveness::Liveness;
 use super::status::{LaneStatus, Reporter};
 use crate::registry::Registry;
+use jetlane_bus::clock::Boottime;
 use jetlane_bus::pull::REFUSED_PAUSE;
 use jetlane_bus::{Bus, Delivery, Pulled};
+use jetlane_core::run::Freshness;
 use jetlane_schemas::subject::{Lane, LaneKind, STREAM_LANES};
 use jetlane_schemas::{FitEntry, Priority, QueueName};
 use std::sync::Arc;
@@ -20,6 +23,10 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long an executor tries to make its first lanes.
 const BEGIN_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long after a consumer was made anew its messages are looked up before they run: longer than a message waits in
+/// a lane where executors have room.
+const DOUBTED_FOR: Duration = Duration::from_secs(30);
+
 /// The most messages that a lane is asked for at once. What was asked for cannot be taken back without
 /// losing what is on its way until its lease is over; and a message may carry more than there is room for
 /// by then, past executors that have some.
@@ -29,6 +36,9 @@ const ASKED_MAX: usize = 64;
 pub(crate) struct Arrival {
     pub(crate) delivery: Delivery,
     pub(crate) tally: Arc<Tally>,
+    /// When it was read; its lease begins here.
+    pub(crate) received: Boottime,
+    pub(crate) freshness: Freshness,
 }
 
 /// The lanes that are pulled. Their pulls end when it drains, and with the last of them the channel.
@@ -39,6 +49,7 @@ pub(crate) struct Lanes {
     pub(crate) freed: Arc<watch::Sender<u64>>,
     pub(crate) arrivals: mpsc::Sender<Arrival>,
     pub(crate) reporter: Reporter,
+    pub(crate) liveness: Arc<Liveness>,
     pub(crate) drain: CancellationToken,
     /// Fits whose lanes are not pulled yet.
     pub(crate) unmade: Vec<Arc<Tally>>,
@@ -103,6 +114,8 @@ impl Lanes {
                 freed: Arc::clone(&self.freed),
                 arrivals: self.arrivals.clone(),
                 status: LaneStatus::new(self.reporter.clone(), lane(priority).consumer()),
+                liveness: Arc::clone(&self.liveness),
+                doubted_until: None,
             };
             self.pulls.spawn(pulling.run(self.drain.clone()));
         }
@@ -145,6 +158,9 @@ struct Pulling {
     freed: Arc<watch::Sender<u64>>,
     arrivals: mpsc::Sender<Arrival>,
     status: LaneStatus,
+    liveness: Arc<Liveness>,
+    /// Until when what arrives may be in hand elsewhere: the consumer was made anew, and with it the count of deliveries.
+    doubted_until: Option<Instant>,
 }
 
 impl Pulling {
@@ -200,7 +216,10 @@ impl Pulling {
             Pulled::Delivery(delivery) => {
                 self.status.pulled();
                 self.ledger.arrive(&self.tally);
-                let arrival = Arrival { delivery, tally: Arc::clone(&self.tally) };
+                let received = Boottime::now();
+                let is_doubted = self.doubted_until.is_some_and(|until| Instant::now() < until);
+                let freshness = if is_doubted { Freshness::Stale } else { self.liveness.of(received) };
+                let arrival = Arrival { delivery, tally: Arc::clone(&self.tally), received, freshness };
                 self.arrivals.send(arrival).await.map_err(|_| ())?;
             }
             Pulled::Room => {}
@@ -210,6 +229,7 @@ impl Pulling {
                 tokio::time::sleep(REFUSED_PAUSE).await;
             }
             Pulled::Gone => {
+                self.doubted_until = Some(Instant::now() + DOUBTED_FOR);
                 let made = self.bus.ensure_lane(&self.lane).await;
                 self.status.failed(match &made {
                     Ok(()) => "its consumer was gone and is made again".into(),

@@ -2,7 +2,7 @@
 //! once go several to one, one after the other, and their completions are stored together: making,
 //! waking and ending a task costs more than such a run does.
 
-use super::attempt::{self, Begun, Desk, Ended, Look};
+use super::attempt::{self, Begun, Desk, Ended, Look, Over};
 use super::pace::AT_ONCE;
 use super::parcel::Job;
 use super::telling::Ran;
@@ -148,13 +148,20 @@ impl Runs {
                 ran = run => Some(ran),
                 () = runs.halt.cancelled() => None,
             };
-            let ran = match ran {
-                Some(ran) => ran,
+            let Over { ran, thread } = match ran {
+                Some(over) => over,
                 None => {
                     Box::pin(next_run::halt(&runs.desk, &mut job)).await;
-                    Ran { end: RunEnd::NotRun, took: started.elapsed() }
+                    Over { ran: Ran { end: RunEnd::NotRun, took: started.elapsed() }, thread: None }
                 }
             };
+            // Its task is settled; its slot is free once its thread is.
+            if let Some(thread) = thread {
+                tokio::select! {
+                    _ended = thread => {}
+                    () = runs.halt.cancelled() => {}
+                }
+            }
             runs.over(&job, ran);
         });
     }
@@ -192,7 +199,7 @@ impl Runs {
     }
 
     /// A run is over, whatever became of it.
-    fn over(&self, job: &Job, ran: Ran) {
+    pub(crate) fn over(&self, job: &Job, ran: Ran) {
         let ledger = &self.desk.ledger;
         if ran.end == RunEnd::Done {
             ledger.prefetch.ran(ran.took);

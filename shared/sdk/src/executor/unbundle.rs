@@ -4,9 +4,12 @@
 
 use super::attempt::Desk;
 use super::credit::Tally;
+use super::lease::key_of;
+use super::owners::inquired;
 use futures::stream::{StreamExt, TryStreamExt};
 use jetlane_bus::publish::Expect;
 use jetlane_bus::{Bus, Delivery, Error, Outgoing};
+use jetlane_schemas::inquiry::{Claim, Inquiry};
 use jetlane_schemas::{Completion, Headers, Hop, Outcome, TaskEvent, frame};
 
 /// Completions that are looked up at once.
@@ -16,6 +19,24 @@ const LOOK_UPS_IN_FLIGHT: usize = 32;
 /// cannot be done now is done at the next delivery.
 pub(crate) async fn unbundle(desk: &Desk, delivery: &Delivery, tally: &Tally, tasks: Vec<TaskEvent>) {
     let count = tasks.len();
+    // Whoever runs them goes on, under this delivery.
+    let inquiry = Inquiry {
+        executor: desk.owners.executor().to_owned(),
+        sequence: key_of(delivery).0,
+        stored_at: delivery.facts.stored_at,
+        delivered: delivery.facts.delivered,
+        ack: delivery.ack.subject().to_owned(),
+        runs: tasks.iter().map(inquired).collect(),
+    };
+    let connection = *desk.bus.connections().borrow();
+    match desk.owners.ask(&inquiry).await {
+        Ok(None) if *desk.bus.connections().borrow() == connection => {}
+        Ok(Some(Claim::Adopted)) => return,
+        Ok(_) | Err(_) => {
+            tracing::debug!("It is not known whether a bundle that came again still runs elsewhere; it comes again.");
+            return;
+        }
+    }
     match send_on(&desk.bus, &delivery.subject, tasks).await {
         Ok(sent_on) => {
             tracing::info!(

@@ -62,6 +62,18 @@ impl Waiting {
         Some(found)
     }
 
+    /// Takes all that are so.
+    pub(crate) fn take_all(&mut self, is_so: impl Fn(&Job) -> bool) -> Vec<Job> {
+        let mut taken = Vec::new();
+        for jobs in &mut self.by_rank {
+            let (those, others) = std::mem::take(jobs).into_iter().partition::<VecDeque<Job>, _>(|job| is_so(job));
+            taken.extend(those);
+            *jobs = others;
+        }
+        self.len -= taken.len();
+        taken
+    }
+
     /// All of them, those that would start last first.
     pub(crate) fn drain(&mut self) -> Vec<Job> {
         std::iter::from_fn(|| self.pop_last()).collect()

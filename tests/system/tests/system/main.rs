@@ -7,6 +7,7 @@ mod callbacks;
 mod dispatcher_crash;
 mod executor;
 mod hostile_headers;
+mod once;
 mod open_door;
 mod outsider;
 mod pipeline;

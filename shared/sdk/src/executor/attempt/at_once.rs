@@ -2,9 +2,10 @@
 //! completions of several are stored together.
 
 use super::ending::complete_span;
-use super::{Answered, Begun, Desk, Facts, Job, Run, delivered, settled_by};
+use super::{Answered, Begun, Desk, Facts, Job, Run, delivered, is_looked_up, settled_by};
+use crate::executor::completing::Stored;
+use crate::executor::note::Note;
 use crate::executor::telling::Ran;
-use jetlane_bus::done::Completed;
 use jetlane_bus::{clock, trace};
 use jetlane_core::run::{Begin, Evidence, Marking, Verdict, judge};
 use jetlane_schemas::frame::RunEnd;
@@ -31,7 +32,6 @@ pub(crate) struct Ended {
 
 /// What is left of a run that has succeeded.
 struct Success {
-    facts: Facts,
     ran: Ran,
     /// Its span and that of its completion, which end when that is stored.
     spans: [Span; 2],
@@ -51,7 +51,7 @@ impl Ended {
 
 /// Whether the first run of this task can be looked at so, and is expected to end at once.
 pub(crate) fn may_end_at_once(desk: &Desk, job: &Job) -> bool {
-    !job.is_suspect() && desk.served.get(&job.task.task_type).is_some_and(|serving| serving.pace.ends_at_once())
+    !is_looked_up(desk, job) && desk.served.get(&job.task.task_type).is_some_and(|serving| serving.pace.ends_at_once())
 }
 
 /// Begins a run and polls its handler once; one that has succeeded is among those that have ended.
@@ -107,7 +107,7 @@ impl Run<'_> {
         }
         let complete = begun.span.in_scope(|| complete_span(&mut completion));
         completions.push(completion);
-        Ok(Success { facts: begun.facts, ran, spans: [complete, begun.span] })
+        Ok(Success { ran, spans: [complete, begun.span] })
     }
 }
 
@@ -119,18 +119,37 @@ pub(crate) async fn settle_all(desk: &Desk, ended: Ended) -> Vec<(Job, Ran)> {
     let stored = desk.completing.complete_all(completions).await;
     desk.ledger.prefetch.stored(begun.elapsed());
     let mut over = Vec::with_capacity(stored.len());
-    for ((job, Success { facts, ran, spans }), stored) in runs.into_iter().zip(stored) {
-        drop(spans);
-        let settled = match (stored, desk.served.get(&job.task.task_type)) {
-            (Ok(Completed::Won), _) | (Ok(_), None) => Ok(()),
-            (Ok(stored), Some(serving)) => {
-                let run = Run { desk, job: &job, serving, facts };
-                Box::pin(run.stored(stored)).await
+    let mut unstored = Vec::new();
+    for ((job, success), stored) in runs.into_iter().zip(stored) {
+        match stored {
+            Stored::Unstored(completion) => unstored.push((job, success, completion)),
+            Stored::Won | Stored::Lost(_) => over.push(end(desk, job, success).await),
+        }
+    }
+    if !unstored.is_empty() {
+        // Boxed: rare. They are kept until there is room, or the broker is back.
+        let kept = unstored.into_iter().map(|(job, success, completion)| async move {
+            match desk.completing.insist(*completion).await {
+                Ok(_) => end(desk, job, success).await,
+                Err(error) => {
+                    settled_by(&job, Err(error)).await;
+                    (job, success.ran)
+                }
             }
-            (Err(error), _) => Err(error),
-        };
-        settled_by(&job, settled).await;
-        over.push((job, ran));
+        });
+        over.extend(Box::pin(futures::future::join_all(kept)).await);
     }
     over
+}
+
+/// A run whose task has a completion is over.
+async fn end(desk: &Desk, job: Job, success: Success) -> (Job, Ran) {
+    drop(success.spans);
+    if job.task.checkpoint.is_some()
+        && let Err(error) = Note::remove(&desk.bus, &job.task).await
+    {
+        tracing::debug!(task_id = %job.task.id, %error, "A note of a task was not removed; it goes by its age.");
+    }
+    job.parcel.settle_one().await;
+    (job, success.ran)
 }

@@ -1,38 +1,41 @@
 //! How a run ends: what its handler answered becomes the one completion, a dead letter, or the next run.
 
-use super::{Answered, Run, next_run};
+use super::{Answered, Outcomes, Run, STORE_AGAIN_AFTER, Settled, next_run};
 use crate::executor::context::Ctx;
+use crate::executor::mark;
 use crate::executor::next_run::Next;
+use crate::executor::note::Note;
 use crate::executor::service::TaskReply;
 use crate::executor::spans;
 use crate::task::{Kind, TaskError};
 use jetlane_bus::done::Completed;
 use jetlane_bus::trace;
 use jetlane_core::retry::{Answer, Backoff, Step, follow};
+use jetlane_core::run::{self, OUTAGE_MAX, Settlement};
 use jetlane_schemas::limits::BODY_BYTES_MAX;
 use jetlane_schemas::{Completion, Failure, Outcome, TaskEvent, TaskId, TraceContext};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
-/// How long a task waits before it runs again when its completion could not be stored.
-const DONE_FULL_DELAY: Duration = Duration::from_secs(5);
-
 impl Run<'_> {
-    pub(super) async fn settle(
-        &self,
-        answered: Answered,
-        ctx: &Ctx,
-        context: TraceContext,
-    ) -> Result<(), jetlane_bus::Error> {
+    pub(super) async fn settle(&self, answered: Answered, ctx: &Ctx, context: TraceContext) -> Outcomes {
+        let since = Instant::now();
         let mut completion = self.completion(Outcome::Succeeded);
         if !context.is_empty() {
             completion.trace = context;
         }
         let error = match answered {
-            Ok(reply) => return self.succeed(completion, reply).await,
+            Ok(reply) => {
+                let settled = self.succeed(completion, reply).await;
+                return self.without_notes(ctx, settled).await;
+            }
             Err(error) => error,
         };
+        if !self.may_step(since).await {
+            tracing::debug!(task_id = %self.job.task.id, "The lease of this run is lost; its end changes nothing.");
+            return Ok(Settled::Leave);
+        }
         let answer = match error.kind {
             Kind::Retry { after } => Answer::RetryAfter(after),
             Kind::Permanent => Answer::Fail,
@@ -45,10 +48,43 @@ impl Run<'_> {
         };
         let seed = u64::from(self.facts.attempt) ^ hash(&self.job.task.id);
         match follow(answer, self.facts.attempt, self.facts.retries, backoff, seed) {
-            Step::Retry { delay, attempts } => Box::pin(self.run_again(ctx, &error, delay, attempts)).await,
+            Step::Retry { delay, attempts } => Box::pin(self.run_again(ctx, &error, delay, attempts, since)).await,
             Step::DeadLetter | Step::Complete => {
                 completion.outcome = if error.kind == Kind::Cancelled { Outcome::Cancelled } else { Outcome::Failed };
-                Box::pin(self.fail(completion, error.failure)).await
+                let settled = Box::pin(self.fail(completion, error.failure)).await;
+                self.without_notes(ctx, settled).await
+            }
+        }
+    }
+
+    /// Keeps what the handler answered until this run may act for its task, or somebody else does.
+    async fn may_step(&self, since: Instant) -> bool {
+        loop {
+            match run::settle(run::Answered::Step, self.job.parcel.lease.state(), since.elapsed()) {
+                Settlement::Store => return true,
+                Settlement::Leave => return false,
+                Settlement::Keep => tokio::time::sleep(STORE_AGAIN_AFTER).await,
+            }
+        }
+    }
+
+    /// Removes the notes of a task that is over.
+    async fn without_notes(&self, ctx: &Ctx, settled: Outcomes) -> Outcomes {
+        let (has_note, has_mark) = ctx.notes();
+        if settled.is_ok() && (has_note || has_mark) {
+            Box::pin(self.remove_notes(has_note, has_mark)).await;
+        }
+        settled
+    }
+
+    async fn remove_notes(&self, has_note: bool, has_mark: bool) {
+        let (bus, task) = (&self.desk.bus, &self.job.task);
+        let note = async { if has_note { Note::remove(bus, task).await } else { Ok(()) } };
+        let mark = async { if has_mark { mark::remove(bus, task).await } else { Ok(()) } };
+        let (note, mark) = tokio::join!(note, mark);
+        for removed in [note, mark] {
+            if let Err(error) = removed {
+                tracing::debug!(task_id = %task.id, %error, "A note of a task was not removed; it goes by its age.");
             }
         }
     }
@@ -60,7 +96,8 @@ impl Run<'_> {
         error: &TaskError,
         delay: Duration,
         attempts: u32,
-    ) -> Result<(), jetlane_bus::Error> {
+        since: Instant,
+    ) -> Outcomes {
         let task_id = &self.job.task.id;
         let left_off = ctx.left_off();
         let next = Next::of(self.job).after(delay).attempts(attempts).at_place(left_off.place, left_off.remaining);
@@ -71,10 +108,23 @@ impl Run<'_> {
             tracing::info!(%task_id, attempt = self.facts.number(), delay_ms = delay.as_millis() as u64, %error, "Attempt failed; it is retried.");
             next
         };
-        next_run::store(self.desk, self.job, next).await
+        loop {
+            match next_run::store(self.desk, self.job, next.clone()).await {
+                Err(error) if since.elapsed() < OUTAGE_MAX => {
+                    tracing::debug!(%task_id, %error, "The next run was not stored; trying again.");
+                    // It may be stored all the same: the next run looks for a completion.
+                    self.job.parcel.lease.doubt();
+                    tokio::time::sleep(STORE_AGAIN_AFTER).await;
+                    if !self.may_step(since).await {
+                        return Ok(Settled::Leave);
+                    }
+                }
+                stored => return stored,
+            }
+        }
     }
 
-    async fn succeed(&self, mut completion: Completion, reply: TaskReply) -> Result<(), jetlane_bus::Error> {
+    async fn succeed(&self, mut completion: Completion, reply: TaskReply) -> Outcomes {
         let (bytes, limit) = (reply.output.len(), self.output_bytes_max());
         if bytes > limit {
             let text = format!("the output has {bytes} bytes, the limit is {limit}: store it and return its place");
@@ -90,19 +140,15 @@ impl Run<'_> {
     }
 
     /// Ends the task before its handler ran.
-    pub(super) async fn end(&self, outcome: Outcome, failure: Failure) -> Result<(), jetlane_bus::Error> {
+    pub(super) async fn end(&self, outcome: Outcome, failure: Failure) -> Outcomes {
         self.fail(self.completion(outcome), failure).await
     }
 
-    async fn fail(&self, completion: Completion, failure: Failure) -> Result<(), jetlane_bus::Error> {
-        if !self.job.parcel.lease.holds() {
-            tracing::debug!(task_id = %self.job.task.id, "The lease of this run is over; its end changes nothing.");
-            return Ok(());
-        }
+    async fn fail(&self, completion: Completion, failure: Failure) -> Outcomes {
         self.store(completion.with_failure(failure)).await
     }
 
-    async fn store(&self, mut completion: Completion) -> Result<(), jetlane_bus::Error> {
+    async fn store(&self, mut completion: Completion) -> Outcomes {
         let span = complete_span(&mut completion);
         let failed = (completion.outcome == Outcome::Failed).then(|| completion.clone());
         let begun = Instant::now();
@@ -110,33 +156,29 @@ impl Run<'_> {
         self.desk.ledger.prefetch.stored(begun.elapsed());
         match (stored, failed) {
             (Completed::Won, Some(why)) => Box::pin(self.bury(&why)).await,
-            (stored, _) => self.stored(stored).await,
+            (stored, _) => Ok(self.stored(&stored)),
         }
     }
 
     /// A failed completion that won gets its dead letter.
-    async fn bury(&self, why: &Completion) -> Result<(), jetlane_bus::Error> {
+    async fn bury(&self, why: &Completion) -> Outcomes {
         let (id, attempt) = (&self.job.task.id, self.facts.number());
         tracing::warn!(task_id = %id, attempt, failure = %why.failure().unwrap_or_default(), "Task failed.");
         let mut dead = TaskEvent::clone(&self.job.task);
         dead.attempts = attempt;
-        self.desk.bus.bury(&dead, why).await
+        self.desk.bus.bury(&dead, why).await.map(|()| Settled::Ack)
     }
 
     /// The first completion that is stored wins.
-    pub(super) async fn stored(&self, stored: Completed) -> Result<(), jetlane_bus::Error> {
-        let id = &self.job.task.id;
+    pub(super) fn stored(&self, stored: &Completed) -> Settled {
         match stored {
-            Completed::Won => Ok(()),
+            Completed::Won => Settled::Ack,
             Completed::Lost(other) => {
-                tracing::debug!(task_id = %id, outcome = %other.outcome, "The task had completed; this result changes nothing.");
-                Ok(())
+                tracing::debug!(task_id = %self.job.task.id, outcome = %other.outcome, "The task had completed; this result changes nothing.");
+                Settled::Ack
             }
-            Completed::Full => {
-                tracing::error!(task_id = %id, "The stream of completions is full: raise its limits or shorten its age. The task runs again.");
-                let next = Next::of(self.job).after(DONE_FULL_DELAY).attempts(self.job.task.attempts);
-                Box::pin(next_run::store(self.desk, self.job, next)).await
-            }
+            // Waited for where completions are stored.
+            Completed::Full => Settled::Leave,
         }
     }
 }

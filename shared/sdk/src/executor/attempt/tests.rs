@@ -1,11 +1,12 @@
 //! One run against a real nats-server; the test delivers, and ends leases.
 
 use super::*;
+use crate::executor::cancelled::Cancelled;
 use crate::executor::credit::Tally;
-use crate::executor::lease::{Holding, Lease};
+use crate::executor::lease::{Holding, Lease, key_of};
 use crate::executor::limit::Concurrency;
 use crate::executor::note::Note;
-use crate::executor::parcel::Parcel;
+use crate::executor::parcel::{Opened, Parcel};
 use crate::executor::prefetch::Prefetch;
 use jetlane_bus::local::{self, Options, Server};
 use jetlane_bus::publish::Expect;
@@ -61,6 +62,11 @@ fn serving(begun: Arc<Mutex<Vec<Ctx>>>, does: Does) -> Serving {
     Serving { entry, service: TaskService::new(service), usual: Mutex::default(), pace: Pace::default() }
 }
 
+fn opened(delivery: Delivery, delivered: u64) -> Opened {
+    let (received, freshness) = (jetlane_bus::clock::Boottime::now(), jetlane_core::run::Freshness::Fresh);
+    Opened { key: key_of(&delivery), ack: delivery.ack, delivered, received, freshness }
+}
+
 impl Stage {
     async fn open(does: impl Fn(&Ctx) -> Result<(), TaskError> + Send + Sync + 'static) -> Self {
         let binary = local::find(|line| eprintln!("{line}")).await.expect("a nats-server");
@@ -74,16 +80,26 @@ impl Stage {
         let tally = ledger.serve(&[FitEntry::default()]).remove(0);
         let begun = Arc::default();
         let serving = serving(Arc::clone(&begun), Arc::new(does));
+        let (holding, running) = (Arc::new(Holding::default()), Arc::default());
+        let owners = Owners::new(
+            bus.clone(),
+            QueueName::default_queue(),
+            ledger.executor().to_owned(),
+            Arc::clone(&holding),
+            Arc::clone(&running),
+        );
         let desk = Desk {
+            owners: Arc::new(owners),
+            cancelled: Arc::new(Cancelled::default()),
             completing: Completing::begin(bus.clone(), 4),
             bus,
             queue: QueueName::default_queue(),
             served: [(TaskType::new("a.b").expect("valid"), serving)].into(),
-            running: Arc::default(),
+            running,
             ledger: Arc::new(ledger),
             governor: Arc::new(Governor::new(4, Concurrency::Fixed, Arc::new(Default::default))),
         };
-        Self { desk, tally, holding: Arc::default(), puller, returns, begun, _server: server }
+        Self { desk, tally, holding, puller, returns, begun, _server: server }
     }
 
     async fn delivery(&mut self, task: &TaskEvent) -> Delivery {
@@ -106,8 +122,8 @@ impl Stage {
 
     /// The task in hand, as by its so many-th delivery.
     async fn job(&mut self, task: TaskEvent, delivered: u64) -> Job {
-        let ack = self.delivery(&task).await.ack;
-        Parcel::open(ack, delivered, Arc::clone(&self.tally), &self.holding, vec![task]).remove(0)
+        let delivery = self.delivery(&task).await;
+        Parcel::open(opened(delivery, delivered), Arc::clone(&self.tally), &self.holding, vec![task]).remove(0)
     }
 
     fn begun(&self) -> Vec<Ctx> {
@@ -140,7 +156,7 @@ impl Stage {
     /// Where a run of this task resumes.
     async fn resumed(&mut self, task: TaskEvent, delivered: u64) -> Option<u64> {
         let job = self.job(task, delivered).await;
-        let ran = run(&self.desk, &job).await;
+        let ran = run(&self.desk, &job).await.ran;
         assert_eq!(ran.end, RunEnd::Done);
         self.begun().last().expect("it ran").resume()
     }
@@ -155,11 +171,11 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 async fn a_run_whose_lease_holds_is_acked_and_one_whose_lease_was_over_neither_starts_nor_acks() {
     let mut stage = Stage::open(|_| Ok(())).await;
     let job = stage.job(task(1), 1).await;
-    assert_eq!(run(&stage.desk, &job).await.end, RunEnd::Done);
+    assert_eq!(run(&stage.desk, &job).await.ran.end, RunEnd::Done);
     assert_eq!((stage.begun().len(), stage.unanswered().await), (1, 0));
     let job = stage.job(task(1), 1).await;
-    job.parcel.lease.end();
-    assert_eq!(run(&stage.desk, &job).await, Ran::NOT);
+    job.parcel.lease.lose();
+    assert_eq!(run(&stage.desk, &job).await.ran, Ran::NOT);
     assert_eq!((stage.begun().len(), stage.unanswered().await), (1, 1));
 }
 
@@ -168,7 +184,7 @@ async fn a_lease_that_ends_while_the_handler_runs_leaves_its_answer_to_the_next_
     let (lease, answer) = (Arc::new(Mutex::new(None::<Lease>)), Arc::new(Mutex::new(None)));
     let (ends, answers) = (Arc::clone(&lease), Arc::clone(&answer));
     let mut stage = Stage::open(move |_| {
-        ends.lock().expect("whole").take().expect("a lease").end();
+        ends.lock().expect("whole").take().expect("a lease").lose();
         answers.lock().expect("whole").take().map_or(Ok(()), Err)
     })
     .await;
@@ -190,7 +206,7 @@ async fn a_task_is_handed_back_only_while_its_lease_holds() {
     next_run::hand_back(&stage.desk, &job).await;
     assert_eq!((stage.next_run().await.id == job.task.id, stage.unanswered().await), (true, 0));
     let job = stage.job(task(1), 1).await;
-    job.parcel.lease.end();
+    job.parcel.lease.lose();
     next_run::hand_back(&stage.desk, &job).await;
     assert_eq!((stage.is_nothing_stored().await, stage.unanswered().await), (true, 1));
 }
@@ -204,7 +220,7 @@ async fn what_was_delivered_before_is_handed_back_as_suspect_and_what_is_halted_
         assert_eq!(stage.next_run().await.suspect, suspect);
     }
     let mut job = stage.job(TaskEvent { checkpoint: Some(b"10".to_vec()), ..task(2) }, 1).await;
-    let ctx = Ctx::new(&stage.desk, &job, 1, 1);
+    let ctx = Ctx::new(&stage.desk, &job, 1, 1, clock::now());
     stage.desk.running.begin(&ctx);
     ctx.checkpoint(&50).await.expect("saved");
     next_run::halt(&stage.desk, &mut job).await;
@@ -220,7 +236,7 @@ async fn a_redelivered_run_resumes_from_what_it_saved_itself_and_not_from_an_old
     for (saved_by, resumed) in [(1, 10), (2, 50), (3, 50)] {
         let task = TaskEvent { id: TaskId::generate(), ..task.clone() };
         let saving = stage.job(TaskEvent { run: saved_by, ..task.clone() }, 1).await;
-        Ctx::new(&stage.desk, &saving, 1, 1).checkpoint(&50).await.expect("saved");
+        Ctx::new(&stage.desk, &saving, 1, 1, clock::now()).checkpoint(&50).await.expect("saved");
         assert_eq!(stage.resumed(task, 2).await, Some(resumed), "saved by {saved_by}");
     }
     let suspect = TaskEvent { suspect: true, ..task };
@@ -249,8 +265,9 @@ async fn the_end_of_a_run_leaves_a_later_one_of_the_same_task_listed() {
         let (old, new) = (stage.job(first.clone(), 1).await, stage.job(TaskEvent { run, ..first.clone() }, 1).await);
         let running = &stage.desk.running;
         for job in [&old, &new] {
-            running.begin(&Ctx::new(&stage.desk, job, 1, 1));
+            running.begin(&Ctx::new(&stage.desk, job, 1, 1, clock::now()));
         }
+        assert!(running.end(&old.task).is_some());
         assert!(running.end(&old.task).is_none());
         running.ask(Yield { task_type: first.task_type.clone(), id: first.id.clone(), run });
         let asked = running.end(&new.task).expect("it is listed still");
@@ -263,10 +280,10 @@ async fn the_end_of_a_run_leaves_a_later_one_of_the_same_task_listed() {
 #[tokio::test]
 async fn one_of_two_tasks_that_is_settled_after_the_lease_does_not_ack_for_both() {
     let mut stage = Stage::open(|_| Ok(())).await;
-    let ack = stage.delivery(&task(1)).await.ack;
-    let jobs = Parcel::open(ack, 1, Arc::clone(&stage.tally), &stage.holding, vec![task(1), task(1)]);
+    let delivery = stage.delivery(&task(1)).await;
+    let jobs = Parcel::open(opened(delivery, 1), Arc::clone(&stage.tally), &stage.holding, vec![task(1), task(1)]);
     run(&stage.desk, &jobs[0]).await;
-    jobs[1].parcel.lease.end();
+    jobs[1].parcel.lease.lose();
     run(&stage.desk, &jobs[1]).await;
     assert_eq!((stage.begun().len(), stage.unanswered().await), (1, 1));
 }
@@ -274,8 +291,8 @@ async fn one_of_two_tasks_that_is_settled_after_the_lease_does_not_ack_for_both(
 #[tokio::test]
 async fn a_task_that_is_stopped_stops_no_neighbour_and_a_lost_lease_stops_both() {
     let mut stage = Stage::open(|_| Ok(())).await;
-    let ack = stage.delivery(&task(1)).await.ack;
-    let jobs = Parcel::open(ack, 1, Arc::clone(&stage.tally), &stage.holding, vec![task(1), task(1)]);
+    let delivery = stage.delivery(&task(1)).await;
+    let jobs = Parcel::open(opened(delivery, 1), Arc::clone(&stage.tally), &stage.holding, vec![task(1), task(1)]);
     let stopped = || (jobs[0].stop().is_cancelled(), jobs[1].stop().is_cancelled());
     assert_eq!(stopped(), (false, false));
     // The same signal for all who ask, before and after.
@@ -283,7 +300,7 @@ async fn a_task_that_is_stopped_stops_no_neighbour_and_a_lost_lease_stops_both()
     jobs[0].stop().cancel();
     before.cancelled().await;
     assert_eq!(stopped(), (true, false));
-    jobs[1].parcel.lease.end();
+    jobs[1].parcel.lease.lose();
     Arc::clone(&stage.holding).give_signs().await;
     jobs[1].stop().cancelled().await;
     assert_eq!(stopped(), (true, true));
@@ -322,20 +339,20 @@ async fn what_does_not_succeed_at_its_first_poll_goes_on_by_the_way_of_every_run
     let job = stage.job(TaskEvent { payload: LATER.to_vec(), ..task(1) }, 1).await;
     let mut ended = Ended::of(1);
     let Look::Open(job, begun) = look(&stage.desk, job, &mut ended).await else { panic!("it does not end at once") };
-    assert_eq!(go_on(&stage.desk, &job, *begun).await.end, RunEnd::Done);
+    assert_eq!(go_on(&stage.desk, &job, *begun).await.ran.end, RunEnd::Done);
     assert!(stage.desk.bus.read_done(&job.task.task_type, &job.task.id).await.expect("read").is_some());
 
     *fails.lock().expect("whole") = Some(TaskError::permanent("broken", "no"));
     let job = stage.job(task(1), 1).await;
     let Look::Open(job, begun) = look(&stage.desk, job, &mut ended).await else { panic!("it has failed") };
-    assert_eq!(go_on(&stage.desk, &job, *begun).await.end, RunEnd::Broken);
+    assert_eq!(go_on(&stage.desk, &job, *begun).await.ran.end, RunEnd::Broken);
     let failed = stage.desk.bus.read_done(&job.task.task_type, &job.task.id).await.expect("read");
     assert_eq!(failed.map(|done| done.outcome), Some(Outcome::Failed));
     assert_eq!(stage.unanswered().await, 0);
 
     let runs = stage.begun().len();
     let job = stage.job(task(1), 1).await;
-    job.parcel.lease.end();
+    job.parcel.lease.lose();
     assert!(matches!(look(&stage.desk, job, &mut ended).await, Look::NotBegun(_)) && ended.is_empty());
     assert_eq!(stage.begun().len(), runs, "the handler of a run without a lease was called");
 }

@@ -1,0 +1,64 @@
+//! What executors ask each other: who runs a task that was delivered again. JSON over core NATS, request and
+//! reply.
+
+use crate::id::{RunToken, TaskId};
+use crate::options::Micros;
+use crate::token::TaskType;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Asks whether another executor runs the tasks of a delivered message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Inquiry {
+    /// The executor that asks.
+    pub executor: String,
+    /// The sequence of the message in the lanes' stream.
+    pub sequence: u64,
+    /// When the message was stored: tells it from one of an earlier stream.
+    pub stored_at: Micros,
+    /// How often it has been delivered, to whoever asks.
+    pub delivered: u64,
+    /// The ack subject of that delivery: whoever runs the tasks settles it.
+    pub ack: String,
+    /// The tasks.
+    pub runs: Vec<InquiredRun>,
+}
+
+/// A run that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InquiredRun {
+    /// Its task's type.
+    pub task_type: TaskType,
+    /// Its task.
+    pub id: TaskId,
+    /// Its number.
+    pub run: u32,
+    /// When the asking executor began it; `None` where it has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Micros>,
+}
+
+/// Answers an [`Inquiry`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Claim {
+    /// The answering executor runs the tasks, and settles this delivery with its own.
+    Adopted,
+    /// It runs a later run of the task: this one is acked away.
+    Superseded,
+    /// It runs none of them.
+    Unheld,
+}
+
+/// The mark that a run begins: stored before the handler where the task must not run twice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BeginMark {
+    /// The number of the run.
+    pub run: u32,
+    /// How often it has begun, as far as is known.
+    pub begun: u32,
+    /// What its executor drew for it.
+    pub token: RunToken,
+    /// That executor.
+    pub executor: String,
+}
