@@ -206,7 +206,7 @@ async fn runs_delivered_again_go_on_where_they_began() {
     const TASKS: usize = 8;
     let (kit, bench) = (Kit::start().await, Bench::default());
     for _ in 0..2 {
-        gated_here(&kit, &bench, TASKS / 2).await;
+        gated_here(&kit, &bench, TASKS).await;
     }
     let mut handles = Vec::new();
     for number in 0..TASKS {
