@@ -20,7 +20,7 @@ use super::unbundle;
 use crate::task::{Kind, TaskError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use jetlane_bus::{Bus, clock, trace};
+use jetlane_bus::{Bus, Fault, clock, trace};
 use jetlane_core::run::{self, Begin, Evidence, Marking, OUTAGE_MAX, Owner, Suspicion, Verdict, judge, needs_inquiry};
 use jetlane_schemas::frame::RunEnd;
 use jetlane_schemas::inquiry::Claim;
@@ -318,7 +318,7 @@ async fn store_mark(
     let since = Instant::now();
     loop {
         match mark::store(&desk.bus, &job.task, mark, seen).await {
-            Err(error) if since.elapsed() < OUTAGE_MAX => {
+            Err(error) if error.fault() != Fault::Final && since.elapsed() < OUTAGE_MAX => {
                 tracing::debug!(task_id = %job.task.id, %error, "The mark of a run was not stored; trying again.");
                 tokio::time::sleep(STORE_AGAIN_AFTER).await;
             }

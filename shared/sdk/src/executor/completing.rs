@@ -3,7 +3,7 @@
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use jetlane_bus::done::Completed;
-use jetlane_bus::{Bus, Error};
+use jetlane_bus::{Bus, Error, Fault};
 use jetlane_core::run::OUTAGE_MAX;
 use jetlane_schemas::Completion;
 use std::time::Duration;
@@ -129,7 +129,9 @@ impl Completing {
         let mut pause = STORE_AGAIN_AFTER;
         loop {
             match error {
-                Some(error) if faulty_since.elapsed() > OUTAGE_MAX => return Err(error),
+                Some(error) if error.fault() == Fault::Final || faulty_since.elapsed() > OUTAGE_MAX => {
+                    return Err(error);
+                }
                 Some(error) => {
                     tracing::debug!(task_id = %completion.id, %error, "A completion is not stored yet; trying again.");
                 }

@@ -9,7 +9,7 @@ use crate::executor::service::TaskReply;
 use crate::executor::spans;
 use crate::task::{Kind, TaskError};
 use jetlane_bus::done::Completed;
-use jetlane_bus::trace;
+use jetlane_bus::{Fault, trace};
 use jetlane_core::retry::{Answer, Backoff, Step, follow};
 use jetlane_core::run::{self, OUTAGE_MAX, Settlement};
 use jetlane_schemas::limits::BODY_BYTES_MAX;
@@ -110,7 +110,7 @@ impl Run<'_> {
         };
         loop {
             match next_run::store(self.desk, self.job, next.clone()).await {
-                Err(error) if since.elapsed() < OUTAGE_MAX => {
+                Err(error) if error.fault() != Fault::Final && since.elapsed() < OUTAGE_MAX => {
                     tracing::debug!(%task_id, %error, "The next run was not stored; trying again.");
                     // It may be stored all the same: the next run looks for a completion.
                     self.job.parcel.lease.doubt();
