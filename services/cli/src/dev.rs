@@ -4,14 +4,16 @@ use crate::args::Dev;
 use crate::output::{Exit, Failure};
 use crate::stack::{SERVICES, Stack, Wanted};
 use jetlane::TaskType;
+use jetlane_executor::Settings;
 use jetlane_schemas::subject;
+use jetlane_service::config::Sources;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Instant;
 
 /// Starts the stack, tells how to use it, and keeps it until a signal.
 pub(crate) async fn run(dev: &Dev) -> Result<Exit, Failure> {
     let begun = Instant::now();
-    let wanted = Wanted { port: dev.port, data: dev.data.clone(), name: "jetlane-dev", ..Wanted::default() };
+    let wanted = Wanted { port: dev.port, data: dev.data.clone(), name: "jetlane-dev", variables: pictures_root() };
     let mut stack = Stack::start(wanted).await?;
     announce(&stack, begun);
     let exit = tokio::select! {
@@ -43,6 +45,9 @@ fn announce(stack: &Stack, begun: Instant) {
     eprintln!();
     eprintln!("  NATS     {url}");
     eprintln!("  data     {}", stack.server.data_dir().display());
+    for (_, root) in pictures_root() {
+        eprintln!("  pictures {root} (another: JETLANE_EXECUTOR_PICTURES_ROOT)");
+    }
     eprintln!();
     eprintln!("Three lines to paste:");
     eprintln!("  jetlane{place} submit jetlane.echo '{{\"hello\":\"world\"}}' --wait");
@@ -52,6 +57,19 @@ fn announce(stack: &Stack, begun: Instant) {
     eprintln!("  jetlane{place} watch");
     eprintln!();
     eprintln!("Ctrl-C ends everything. Not for production: one server, data in a temporary folder unless --data.");
+}
+
+/// Confines `image.thumbnail` to the working folder, unless the configuration names another root.
+fn pictures_root() -> Vec<(&'static str, String)> {
+    let configured = Sources::from_process().and_then(|sources| sources.load_service::<Settings>("executor"));
+    let folder = std::env::current_dir();
+    match (configured, folder) {
+        (Ok((_, Settings { pictures_root: None, .. })), Ok(folder)) => {
+            vec![("JETLANE_EXECUTOR_PICTURES_ROOT", folder.display().to_string())]
+        }
+        // A mistake in the configuration is reported by the executor itself.
+        _ => Vec::new(),
+    }
 }
 
 /// Resolves with Ctrl-C or SIGTERM.

@@ -6,15 +6,16 @@ use jetlane_service::frame::one_line;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::App;
 
 /// The header that carries the task's id where the task has none of that name: a repeated attempt is
 /// then known by a receiver that looks for it.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
-/// The longest pause that a receiver may ask for before the next attempt.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+/// The longest pause that a server may ask for before the next attempt: a day, as for callbacks. A
+/// shorter bound would send the next request sooner than the server asked.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Send one HTTP request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -84,9 +85,8 @@ async fn perform(task: HttpRequest, id: &str, app: &App) -> Result<HttpAnswer, T
     let response = app.http.send(request).await.map_err(|error| refusal(&error))?;
     if response.status >= 500 || response.status == 429 {
         let status = format!("the server answered with status {}", response.status);
-        let asked = response.header("retry-after").and_then(|text| text.trim().parse().ok());
-        return Err(match asked {
-            Some(seconds) => TaskError::retry_after(Duration::from_secs(seconds).min(RETRY_AFTER_MAX), status),
+        return Err(match response.retry_after(SystemTime::now()).map(|pause| pause.min(RETRY_AFTER_MAX)) {
+            Some(pause) => TaskError::retry_after(pause, status),
             None => TaskError::retry(status),
         });
     }
@@ -156,14 +156,19 @@ mod tests {
     #[tokio::test]
     async fn a_servers_fault_is_worth_another_attempt_after_the_time_it_asks_for() {
         let closed = "content-length: 0\r\nconnection: close\r\n\r\n";
-        let cases: [(&'static str, TaskError); 3] = [
+        let cases: [(&'static str, TaskError); 4] = [
             ("500 No", TaskError::retry("the server answered with status 500")),
             (
                 "503 No\r\nretry-after: 7",
                 TaskError::retry_after(Duration::from_secs(7), "the server answered with status 503"),
             ),
             (
-                "429 No\r\nretry-after: 9999",
+                // By the server's own clock, wherever ours stands.
+                "503 No\r\ndate: Tue, 14 Nov 2023 22:13:20 GMT\r\nretry-after: Tue, 14 Nov 2023 22:13:28 GMT",
+                TaskError::retry_after(Duration::from_secs(8), "the server answered with status 503"),
+            ),
+            (
+                "429 No\r\nretry-after: 99999999999999999999999",
                 TaskError::retry_after(RETRY_AFTER_MAX, "the server answered with status 429"),
             ),
         ];

@@ -22,6 +22,8 @@ use jetlane::{Client, Connect, Executor, WhenAbsent};
 use jetlane_service::egress::{self, Policy};
 use jetlane_service::frame::{Frame, Service};
 use readiness::Readiness;
+use thumbnail::Pictures;
+use tracing::info;
 
 /// Who this process is.
 pub const SERVICE: Service = Service { name: "executor", version: env!("CARGO_PKG_VERSION") };
@@ -34,6 +36,9 @@ pub enum Error {
     /// HTTP cannot be spoken.
     #[error("could not prepare for requests")]
     Prepare(#[source] egress::Error),
+    /// The folder for pictures cannot be opened.
+    #[error("could not serve image.thumbnail")]
+    Pictures(#[source] thumbnail::Failure),
     /// Its types cannot be served.
     #[error("could not serve tasks")]
     Serve(#[source] Box<jetlane::Error>),
@@ -55,21 +60,25 @@ impl App {
     }
 }
 
-/// The executor with all reference types, not running yet.
+/// The executor with all reference types, not running yet. Without a `pictures_root` it does not serve
+/// `image.thumbnail`.
 ///
 /// # Errors
-/// [`Error::Prepare`].
+/// [`Error::Prepare`] and [`Error::Pictures`].
 pub fn executor(client: &Client, settings: &Settings) -> Result<Executor<App>, Error> {
     let policy = if settings.allow_private_addresses { Policy::AnyAddress } else { Policy::PublicOnly };
     let app = App::new(policy).map_err(Error::Prepare)?;
     let executor = Executor::new(client, settings.queue.as_str()).state(app).slots(settings.slots);
-    Ok(settings
-        .means(executor)
-        .task_blocking(thumbnail::run)
-        .task(http::request)
-        .task(probe::echo)
-        .task(probe::sleep)
-        .task(probe::fail))
+    let executor = settings.means(executor).task(http::request).task(probe::echo).task(probe::sleep).task(probe::fail);
+    let Some(root) = &settings.pictures_root else {
+        info!("Not serving image.thumbnail: executor.pictures_root is not set.");
+        return Ok(executor);
+    };
+    let stated = settings.pictures_memory_mib.map(|mib| u64::from(mib) << 20);
+    let memory_bytes = stated.unwrap_or_else(|| Pictures::default_memory_bytes(settings.memory_mib));
+    let pictures = Pictures::new(root, memory_bytes).map_err(Error::Pictures)?;
+    info!(root = %root.display(), memory_mib = memory_bytes >> 20, "Serving image.thumbnail.");
+    Ok(executor.task_blocking(thumbnail::handler(pictures)))
 }
 
 /// Runs the executor in its frame.

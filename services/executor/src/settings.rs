@@ -4,6 +4,7 @@ use jetlane::{Concurrency, Executor};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 /// Slots where nobody says how many.
 const SLOTS_DEFAULT: usize = 16;
@@ -30,6 +31,12 @@ pub struct Settings {
     pub resources: BTreeMap<String, u32>,
     /// Whether `http.request` may reach private and loopback addresses. Default false.
     pub allow_private_addresses: bool,
+    /// The folder that `image.thumbnail` reads and writes in, and nowhere else. Default none: the type
+    /// is not served.
+    pub pictures_root: Option<PathBuf>,
+    /// The memory that decoding pictures may take, all runs together, in MiB. Default: 75 % of
+    /// `memory_mib`, or of the cgroup's limit or the memory available at the start.
+    pub pictures_memory_mib: Option<u32>,
 }
 
 impl Default for Settings {
@@ -43,6 +50,8 @@ impl Default for Settings {
             labels: BTreeSet::new(),
             resources: BTreeMap::new(),
             allow_private_addresses: false,
+            pictures_root: None,
+            pictures_memory_mib: None,
         }
     }
 }
@@ -123,6 +132,14 @@ mod tests {
         assert_eq!((read.cpu, read.memory_mib, read.adaptive), (Some(1.5), Some(2_048), false));
         assert_eq!(read.labels, ["ssd".to_owned(), "zone-a".to_owned()].into());
         assert_eq!(read.resources, [("gpu".to_owned(), 2), ("licence".to_owned(), 1)].into());
+    }
+
+    #[test]
+    fn the_pictures_root_and_the_memory_for_decoding_are_settings() {
+        let variables =
+            [("JETLANE_EXECUTOR_PICTURES_ROOT", "/srv/pictures"), ("JETLANE_EXECUTOR_PICTURES_MEMORY_MIB", "512")];
+        let read = read(&variables, "").expect("all are well");
+        assert_eq!((read.pictures_root, read.pictures_memory_mib), (Some("/srv/pictures".into()), Some(512)));
     }
 
     #[test]

@@ -1,23 +1,34 @@
 //! `image.thumbnail`: reads a picture, writes a small one, tells its dominant colour.
 //!
-//! A pure function of files: [`make`] knows nothing of tasks. Whatever bytes a picture holds, it is
-//! either made or refused with a reason; size is checked before memory is taken.
+//! A function of files: [`Pictures`] knows nothing of tasks. Whatever bytes a picture holds, it is
+//! either made or refused with a reason. Size is checked, and memory is reserved from a budget that all
+//! runs share, before a picture is decoded. Every file is opened beneath one folder, the root: neither
+//! `..` nor a symbolic link leads out of it.
 
+mod budget;
 mod color;
+mod decode;
 mod jpeg;
+mod profile;
+mod scale;
 
+use budget::{Budget, Denied};
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+use decode::{Decoded, Plan};
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ImageFormat};
 use jetlane::{Ctx, Task, TaskError};
 use jetlane_service::frame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::fs::{self, File};
-use std::io::{self, Cursor, Read};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The narrowest thumbnail, in pixels. Under it, one pixel would average more than fits its sum.
@@ -28,8 +39,13 @@ pub const WIDTH_MAX: u32 = 4096;
 pub const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// The widest and the highest picture that is decoded, in pixels.
 pub const SIDE_MAX: u32 = 20_000;
-/// The most memory that decoding one picture may take, in bytes.
-pub const DECODE_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// The largest decoded picture, in bytes: 16,000 x 16,000 pixels with transparency.
+pub const DECODE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// The most of a picture that may be missing at its end, in percent. More is corrupt.
+pub const MISSING_PERCENT_MAX: u64 = 5;
+/// The most bytes of the picture's name in the thumbnail's. With all that is added, a name stays within
+/// 143 bytes, the least that a file system in use allows.
+const STEM_BYTES_MAX: usize = 80;
 /// Good to the eye, a tenth of the size of lossless.
 const JPEG_QUALITY: u8 = 80;
 /// The folder for thumbnails that no `output` names, beside the picture.
@@ -38,12 +54,13 @@ const OUTPUT_DEFAULT: &str = "thumbnails";
 /// Make a small picture of a large one: PNG, JPEG, WebP or GIF, by content and not by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Thumbnail {
-    /// The picture's file, as the executor sees it.
+    /// The picture's file in the executor's `pictures_root`: relative to it, or absolute.
     pub path: String,
     /// The thumbnail's width in pixels. A picture that is narrower keeps its size.
     #[schemars(range(min = 16, max = 4096))]
     pub width: u32,
-    /// The folder to write to, made if need be; `thumbnails` beside the picture where none is given.
+    /// The folder to write to in `pictures_root`, made if need be; `thumbnails` beside the picture where
+    /// none is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
 }
@@ -67,6 +84,9 @@ pub struct Picture {
     pub bytes: u64,
     /// The colour that most of the picture has, as `#rrggbb`.
     pub dominant_color: String,
+    /// What is not as it should be with the picture, although a thumbnail was made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl Task for Thumbnail {
@@ -74,19 +94,22 @@ impl Task for Thumbnail {
     type Output = Picture;
 }
 
-/// The handler: blocks its thread.
-///
-/// # Errors
-/// Permanent where another attempt would fail the same way.
-#[expect(clippy::needless_pass_by_value, reason = "a handler is given its task")]
-pub fn run(task: Thumbnail, _ctx: Ctx) -> Result<Picture, TaskError> {
-    make(&task).map_err(|failure| {
-        if !failure.is_permanent() {
-            return failure.into();
-        }
-        let code = failure.code();
-        TaskError::permanent(code, frame::one_line(&failure))
-    })
+/// Returns the handler for pictures beneath a root. It blocks its thread.
+pub fn handler(
+    pictures: Pictures,
+) -> impl Fn(Thumbnail, Ctx) -> Result<Picture, TaskError> + Clone + Send + Sync + 'static {
+    move |task, ctx| pictures.make(&task, || ctx.is_cancelled()).map_err(refusal)
+}
+
+/// An error that is permanent where another attempt would fail the same way.
+fn refusal(failure: Failure) -> TaskError {
+    if matches!(failure, Failure::Stopped) {
+        return TaskError::cancelled();
+    }
+    if !failure.is_permanent() {
+        return failure.into();
+    }
+    TaskError::permanent(failure.code(), frame::one_line(&failure))
 }
 
 /// Why no thumbnail was made.
@@ -96,7 +119,7 @@ pub enum Failure {
     #[error("width must be {WIDTH_MIN} to {WIDTH_MAX} pixels, not {0}")]
     Width(u32),
     /// The picture's file is not there, or may not be read.
-    #[error("could not read {path:?}")]
+    #[error("could not read {path:?}{}", of_lossy(path))]
     Open {
         /// The file.
         path: String,
@@ -104,11 +127,38 @@ pub enum Failure {
         #[source]
         source: io::Error,
     },
+    /// The folder for pictures cannot be opened.
+    #[error("could not open executor.pictures_root {path:?}")]
+    Root {
+        /// The folder.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The path leads out of the folder for pictures.
+    #[error("{0:?} is outside of the folder executor.pictures_root, or leads out of it by a link or by `..`")]
+    Outside(String),
+    /// Decoding would take more memory than all runs together may take.
+    #[error(
+        "{path:?} needs {needed_mib} MiB to be decoded, more than the {budget_mib} MiB of executor.pictures_memory_mib"
+    )]
+    Memory {
+        /// The file.
+        path: String,
+        /// What it needs, in MiB.
+        needed_mib: u64,
+        /// What all runs may take together, in MiB.
+        budget_mib: u64,
+    },
+    /// The run was told to stop.
+    #[error("stopped")]
+    Stopped,
     /// The path leads to something other than a file.
     #[error("{0:?} is no file")]
     NoFile(String),
     /// The file or its picture is larger than what is worked on.
-    #[error("{0:?} is too large: at most 256 MiB, {SIDE_MAX} pixels a side, and 512 MiB decoded")]
+    #[error("{0:?} is too large: at most 256 MiB, {SIDE_MAX} pixels a side, and 1 GiB decoded")]
     TooLarge(String),
     /// The content is of no format that is known here, whatever the name says.
     #[error("{0:?} is no PNG, JPEG, WebP or GIF picture")]
@@ -141,6 +191,10 @@ impl Failure {
         match self {
             Self::Width(_) => "option",
             Self::Open { .. } | Self::NoFile(_) => "unreadable",
+            Self::Root { .. } => "root",
+            Self::Outside(_) => "outside",
+            Self::Memory { .. } => "memory",
+            Self::Stopped => "cancelled",
             Self::TooLarge(_) => "too_large",
             Self::Unsupported(_) => "unsupported",
             Self::Corrupt { .. } => "corrupt",
@@ -152,57 +206,178 @@ impl Failure {
     /// file system may come back; a picture does not mend itself.
     pub fn is_permanent(&self) -> bool {
         match self {
-            Self::Write { .. } => false,
+            Self::Write { source, .. } => is_name_refused(source),
             Self::Open { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+                use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+                is_name_refused(source) || matches!(source.kind(), NotFound | PermissionDenied | NotADirectory)
             }
-            _ => true,
+            Self::Root { .. } | Self::Stopped => false,
+            Self::Width(_)
+            | Self::Outside(_)
+            | Self::Memory { .. }
+            | Self::NoFile(_)
+            | Self::TooLarge(_)
+            | Self::Unsupported(_)
+            | Self::Corrupt { .. } => true,
         }
     }
 }
 
-/// Makes a thumbnail. Blocks: reads, decodes, scales and writes on the calling thread.
-///
-/// The same input always writes the same file, and other files never see half of it, so that a task
-/// may run twice.
-///
-/// # Errors
-/// [`Failure`], which says whether another attempt is worth it.
-pub fn make(task: &Thumbnail) -> Result<Picture, Failure> {
-    if !(WIDTH_MIN..=WIDTH_MAX).contains(&task.width) {
-        return Err(Failure::Width(task.width));
-    }
-    let bytes = read(&task.path)?;
-    let (picture, orientation, format) = decode(&task.path, bytes)?;
-    let (small, original) = shrink(picture, orientation, task.width);
-    let (encoded, extension) = encode(&small);
-    let target = target(task, extension)?;
-    write_whole(&target, &encoded)?;
-    Ok(Picture {
-        thumbnail: target.to_string_lossy().into_owned(),
-        width: small.width(),
-        height: small.height(),
-        original_width: original.0,
-        original_height: original.1,
-        format: name(format).into(),
-        bytes: encoded.len() as u64,
-        dominant_color: color::dominant(&small),
-    })
+/// Whether the system refuses the name itself: too long, with a zero byte, or links in a circle.
+fn is_name_refused(error: &io::Error) -> bool {
+    /// Linux and macOS: the standard library has no stable word for it.
+    const ELOOP: [i32; 2] = [40, 62];
+    matches!(error.kind(), io::ErrorKind::InvalidFilename | io::ErrorKind::InvalidInput)
+        || error.raw_os_error().is_some_and(|code| ELOOP.contains(&code))
 }
 
-fn read(path: &str) -> Result<Vec<u8>, Failure> {
-    let open = |source| Failure::Open { path: path.into(), source };
+/// A hint where a name was not UTF-8 before it became part of a task: it cannot be found any more.
+fn of_lossy(path: &str) -> &'static str {
+    if path.contains(char::REPLACEMENT_CHARACTER) { " (a name that is not UTF-8 cannot be part of a task)" } else { "" }
+}
+
+/// The pictures beneath a folder, and the memory for decoding them. Clones share both.
+#[derive(Debug, Clone)]
+pub struct Pictures {
+    root: Arc<Path>,
+    budget: Arc<Budget>,
+}
+
+impl Pictures {
+    /// Pictures beneath `root`, with this much memory for decoding in bytes.
+    ///
+    /// # Errors
+    /// [`Failure::Root`] where the folder cannot be opened.
+    pub fn new(root: &Path, memory_bytes: u64) -> Result<Self, Failure> {
+        let failed = |source| Failure::Root { path: root.to_string_lossy().into_owned(), source };
+        let absolute = std::path::absolute(root).map_err(failed)?;
+        let pictures = Self { root: absolute.into(), budget: Arc::new(Budget::new(memory_bytes)) };
+        pictures.open_root()?;
+        Ok(pictures)
+    }
+
+    /// Returns the memory for decoding where an operator says nothing: 75 % of `memory_mib`, or of what
+    /// the cgroup allows and the machine has available now.
+    pub fn default_memory_bytes(memory_mib: Option<u32>) -> u64 {
+        budget::default_bytes(memory_mib)
+    }
+
+    /// Makes a thumbnail. Blocks: waits for memory unless it is `stopped`, then reads, decodes, scales
+    /// and writes on the calling thread.
+    ///
+    /// The same input always writes the same file, and other files never see half of it, so that a task
+    /// may run twice.
+    ///
+    /// # Errors
+    /// [`Failure`], which says whether another attempt is worth it.
+    pub fn make(&self, task: &Thumbnail, stopped: impl Fn() -> bool) -> Result<Picture, Failure> {
+        if !(WIDTH_MIN..=WIDTH_MAX).contains(&task.width) {
+            return Err(Failure::Width(task.width));
+        }
+        let source = self.beneath(&task.path)?;
+        let folder = match &task.output {
+            Some(output) => self.beneath(output)?,
+            None => source.parent().unwrap_or(Path::new("")).join(OUTPUT_DEFAULT),
+        };
+        // Opened for every task: a file system that went away and came back is another folder.
+        let root = self.open_root()?;
+        let (mut file, length) = open(&root, &source, &task.path)?;
+        let plan = Plan::of(&task.path, &mut file, length, task.width)?;
+        let reserved = self.budget.reserve(plan.memory_bytes(), stopped).map_err(|denied| match denied {
+            Denied::Stopped => Failure::Stopped,
+            Denied::TooMuch => Failure::Memory {
+                path: task.path.clone(),
+                needed_mib: plan.memory_bytes().div_ceil(1 << 20),
+                budget_mib: self.budget.total() >> 20,
+            },
+        })?;
+        let bytes = read(&mut file, length, &task.path)?;
+        let Decoded { pixels, orientation, profile, mut warnings } = plan.decode(bytes)?;
+        let (mut small, original) = shrink(pixels, orientation, task.width);
+        warnings.extend(profile.and_then(|profile| profile::convert(&mut small, &profile).err()));
+        let (encoded, extension) = encode(&small);
+        let name = thumbnail_name(&source, task.width, extension);
+        let at = folder.join(&name);
+        write(&root, &folder, &name, &encoded).map_err(|error| {
+            let path = self.root.join(&at).to_string_lossy().into_owned();
+            if is_escape(&error) { Failure::Outside(path) } else { Failure::Write { path, source: error } }
+        })?;
+        drop(reserved);
+        Ok(Picture {
+            thumbnail: self.root.join(at).to_string_lossy().into_owned(),
+            width: small.width(),
+            height: small.height(),
+            original_width: original.0,
+            original_height: original.1,
+            format: self::name(plan.format()).into(),
+            bytes: encoded.len() as u64,
+            dominant_color: color::dominant(&small),
+            warnings,
+        })
+    }
+
+    fn open_root(&self) -> Result<Dir, Failure> {
+        Dir::open_ambient_dir(&self.root, ambient_authority())
+            .map_err(|source| Failure::Root { path: self.root.to_string_lossy().into_owned(), source })
+    }
+
+    /// Returns the path relative to the root. That no link leads out of it is seen when it is opened.
+    fn beneath(&self, path: &str) -> Result<PathBuf, Failure> {
+        let outside = || Failure::Outside(path.into());
+        let relative = match Path::new(path) {
+            absolute if absolute.is_absolute() => match absolute.strip_prefix(&self.root) {
+                Ok(relative) => relative.to_owned(),
+                // The root may be reached by a link, and the task may say where that leads.
+                Err(_) => {
+                    let root = self.root.canonicalize().map_err(|_| outside())?;
+                    absolute.strip_prefix(root).map_err(|_| outside())?.to_owned()
+                }
+            },
+            relative => relative.to_owned(),
+        };
+        if relative.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
+            return Err(outside());
+        }
+        Ok(relative.components().filter(|part| matches!(part, Component::Normal(_))).collect())
+    }
+}
+
+/// Whether a path led out of the root: said by cap-std, and not by the system, which has a code.
+fn is_escape(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none()
+}
+
+fn open(root: &Dir, source: &Path, path: &str) -> Result<(File, u64), Failure> {
+    let failed = |error: io::Error| {
+        if is_escape(&error) {
+            Failure::Outside(path.into())
+        } else {
+            Failure::Open { path: path.into(), source: error }
+        }
+    };
+    if source.as_os_str().is_empty() {
+        return Err(Failure::NoFile(path.into()));
+    }
     // Looked at before it is opened: opening a pipe waits for a writer, perhaps for ever.
-    let about = fs::metadata(path).map_err(open)?;
+    if !root.metadata(source).map_err(failed)?.is_file() {
+        return Err(Failure::NoFile(path.into()));
+    }
+    let file = root.open(source).map_err(failed)?.into_std();
+    let about = file.metadata().map_err(failed)?;
     if !about.is_file() {
         return Err(Failure::NoFile(path.into()));
     }
-    let mut bytes = Vec::with_capacity(about.len().min(FILE_BYTES_MAX) as usize);
-    let file = File::open(path).map_err(open)?;
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(open)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
+    if about.len() > FILE_BYTES_MAX {
         return Err(Failure::TooLarge(path.into()));
     }
+    Ok((file, about.len()))
+}
+
+/// Reads the file as long as it was when its memory was reserved.
+fn read(file: &mut File, length: u64, path: &str) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::with_capacity(length as usize);
+    let read = file.rewind().and_then(|()| file.take(length).read_to_end(&mut bytes));
+    read.map_err(|source| Failure::Open { path: path.into(), source })?;
     Ok(bytes)
 }
 
@@ -210,57 +385,20 @@ fn name(format: ImageFormat) -> &'static str {
     format.extensions_str().first().map_or("picture", |extension| if *extension == "jpg" { "jpeg" } else { extension })
 }
 
-fn decode(path: &str, bytes: Vec<u8>) -> Result<(DynamicImage, Orientation, ImageFormat), Failure> {
-    let unsupported = || Failure::Unsupported(path.into());
-    let format = image::guess_format(&bytes).ok().filter(ImageFormat::reading_enabled).ok_or_else(unsupported)?;
-    if format == ImageFormat::Jpeg && !jpeg::is_whole(&bytes) {
-        // The decoder fills what is missing with grey and calls it a success.
-        return Err(Failure::Corrupt { path: path.into(), format: "jpeg", source: "it ends too early".into() });
-    }
-    let failed = |error: image::ImageError| match error {
-        image::ImageError::Limits(_) => Failure::TooLarge(path.into()),
-        other => Failure::Corrupt { path: path.into(), format: name(format), source: Box::new(other) },
-    };
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.limits(limits());
-    let mut decoder = reader.into_decoder().map_err(failed)?;
-    if decoder.total_bytes() > DECODE_BYTES_MAX {
-        return Err(Failure::TooLarge(path.into()));
-    }
-    // Broken metadata costs the orientation, not the picture.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let picture = DynamicImage::from_decoder(decoder).map_err(failed)?;
-    Ok((picture, orientation, format))
-}
-
-fn limits() -> Limits {
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(SIDE_MAX);
-    limits.max_image_height = Some(SIDE_MAX);
-    limits.max_alloc = Some(DECODE_BYTES_MAX);
-    limits
-}
-
 /// The thumbnail, upright, and the size of the upright original.
-fn shrink(picture: DynamicImage, orientation: Orientation, width: u32) -> (DynamicImage, (u32, u32)) {
+fn shrink(picture: scale::Pixels, orientation: Orientation, width: u32) -> (DynamicImage, (u32, u32)) {
     use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
     let lies = matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH);
     let upright = |(w, h): (u32, u32)| if lies { (h, w) } else { (w, h) };
-    let original = upright((picture.width(), picture.height()));
-    let eight_bits = match picture {
-        // Sums of 16-bit values over a large area do not fit the fast algorithm's 32 bits.
-        DynamicImage::ImageLuma16(_) | DynamicImage::ImageRgb16(_) => picture.into_rgb8().into(),
-        DynamicImage::ImageLumaA16(_) | DynamicImage::ImageRgba16(_) => picture.into_rgba8().into(),
-        other => other,
-    };
-    let mut small = if width < original.0 {
+    let original = upright((picture.width, picture.height));
+    let (w, h) = if width < original.0 {
         let height = (u64::from(original.1) * u64::from(width) + u64::from(original.0) / 2) / u64::from(original.0);
         // Scaled before it is turned: turning a small picture costs nothing.
-        let (w, h) = upright((width, (height as u32).max(1)));
-        eight_bits.thumbnail_exact(w, h)
+        upright((width, (height as u32).max(1)))
     } else {
-        eight_bits
+        (picture.width, picture.height)
     };
+    let mut small = picture.scaled(w, h);
     small.apply_orientation(orientation);
     (small, original)
 }
@@ -278,31 +416,42 @@ fn encode(small: &DynamicImage) -> (Vec<u8>, &'static str) {
     (encoded, if transparent { "png" } else { "jpg" })
 }
 
-/// Where the thumbnail goes. The name tells its origin, with a hash so that pictures of the same
-/// name in two folders do not overwrite each other's.
-fn target(task: &Thumbnail, extension: &str) -> Result<PathBuf, Failure> {
-    let source = Path::new(&task.path);
-    let folder = match &task.output {
-        Some(output) => PathBuf::from(output),
-        None => source.parent().unwrap_or(Path::new("")).join(OUTPUT_DEFAULT),
-    };
-    fs::create_dir_all(&folder)
-        .map_err(|source| Failure::Write { path: folder.to_string_lossy().into_owned(), source })?;
-    let stem: String = source.file_stem().unwrap_or_default().to_string_lossy().chars().take(60).collect();
-    let digest = Sha256::digest(task.path.as_bytes());
+/// Returns the thumbnail's name. It tells its origin, with a hash so that pictures of the same name in
+/// two folders do not overwrite each other's. It is cut by bytes, as file systems count, and has no
+/// control characters and no line ends.
+fn thumbnail_name(source: &Path, width: u32, extension: &str) -> String {
+    let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    let stem = source.file_stem().unwrap_or_default().to_string_lossy();
+    let mut stem: String = stem.chars().map(|c| if breaks(c) { '_' } else { c }).collect();
+    let end = (0..=STEM_BYTES_MAX.min(stem.len())).rev().find(|at| stem.is_char_boundary(*at));
+    stem.truncate(end.unwrap_or(0));
+    let digest = Sha256::digest(source.as_os_str().as_encoded_bytes());
     let mark = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
-    Ok(folder.join(format!("{stem}-{mark:08x}-{}.{extension}", task.width)))
+    format!("{stem}-{mark:08x}-{width}.{extension}")
 }
 
 /// Writes beside the target and renames, so that the target is whole or absent.
-fn write_whole(target: &Path, bytes: &[u8]) -> Result<(), Failure> {
+fn write(root: &Dir, folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     static PARTS: AtomicU64 = AtomicU64::new(0);
     let part = PARTS.fetch_add(1, Ordering::Relaxed);
-    let beside = target.with_extension(format!("{}-{part}.part", std::process::id()));
-    fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, target)).map_err(|source| {
+    let opened;
+    let folder = if folder.as_os_str().is_empty() {
+        root
+    } else {
+        // Opened first: making a folder where a link stands says that it exists, not where it leads.
+        opened = match root.open_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                root.create_dir_all(folder)?;
+                root.open_dir(folder)?
+            }
+            other => other?,
+        };
+        &opened
+    };
+    let beside = Path::new(name).with_extension(format!("{}-{part}.part", std::process::id()));
+    folder.write(&beside, bytes).and_then(|()| folder.rename(&beside, folder, name)).inspect_err(|_| {
         // What is left of a failed write is of no use; that it cannot be removed either is no news.
-        let _removed = fs::remove_file(&beside);
-        Failure::Write { path: target.to_string_lossy().into_owned(), source }
+        let _removed = folder.remove_file(&beside);
     })
 }
 

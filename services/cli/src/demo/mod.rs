@@ -42,6 +42,7 @@ pub(crate) async fn run(demo: &Demo, output: &Output) -> Result<Exit, Failure> {
     let wanted = Wanted {
         variables: vec![
             ("JETLANE_EXECUTOR_SLOTS", slots.to_string()),
+            ("JETLANE_EXECUTOR_PICTURES_ROOT", folders.root().display().to_string()),
             ("JETLANE_LOG", "error".into()),
             ("JETLANE_CALLBACK_SUBJECTS", format!("[{GALLERY_SUBJECT:?}]")),
         ],
@@ -122,6 +123,11 @@ impl Folders {
             return Err(Failure::new(Exit::Usage, text));
         }
         Ok(pictures)
+    }
+
+    /// The folder that holds both: the demo's executor reads and writes beneath it only.
+    fn root(&self) -> &Path {
+        self.gallery.ancestors().find(|folder| self.input.starts_with(folder)).unwrap_or(Path::new("/"))
     }
 
     fn page(&self) -> PathBuf {

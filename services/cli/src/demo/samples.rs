@@ -193,12 +193,16 @@ fn encoder(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jetlane_executor::thumbnail::{Failure, Thumbnail, make};
+    use jetlane_executor::thumbnail::{Failure, Pictures, Thumbnail};
     use std::collections::HashSet;
 
     fn task(path: &Path, output: &Path) -> Thumbnail {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         Thumbnail { path: text(path), width: 64, output: Some(text(output)) }
+    }
+
+    fn pictures(root: &Path) -> Pictures {
+        Pictures::new(root, 1 << 30).expect("a root")
     }
 
     #[test]
@@ -214,11 +218,12 @@ mod tests {
         let (folder, output) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
         // The small ones: all kinds of art and all formats are among them, and a debug build is slow.
         let small = SAMPLES.iter().position(|sample| sample.width <= 640).expect("there are small ones");
+        let pictures = pictures(Path::new("/"));
         let paths = write_all(folder.path(), &SAMPLES[small..]).expect("written");
         assert!(paths.is_sorted() && paths.len() == SAMPLES.len() - small);
         let (mut formats, mut arts) = (HashSet::new(), HashSet::new());
         for path in &paths {
-            let made = make(&task(path, output.path())).expect("a thumbnail");
+            let made = pictures.make(&task(path, output.path()), || false).expect("a thumbnail");
             let name = path.file_name().expect("a file").to_string_lossy().into_owned();
             assert!(name.contains(&format!("-{}x{}.", made.original_width, made.original_height)), "{name}: {made:?}");
             arts.insert(name.split('-').next().expect("a word").to_owned());
@@ -242,8 +247,10 @@ mod tests {
         let whole = encode(small);
         fs::write(&cut, &whole[..whole.len() / 2]).expect("written");
         fs::write(&text, "Not a picture, whatever its name says.").expect("written");
-        assert!(matches!(make(&task(&cut, folder.path())), Err(Failure::Corrupt { .. })));
-        assert!(matches!(make(&task(&text, folder.path())), Err(Failure::Unsupported(_))));
+        let pictures = pictures(folder.path());
+        let made = |path: &Path| pictures.make(&task(path, folder.path()), || false);
+        assert!(matches!(made(&cut), Err(Failure::Corrupt { .. })));
+        assert!(matches!(made(&text), Err(Failure::Unsupported(_))));
     }
 
     #[test]

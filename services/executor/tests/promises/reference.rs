@@ -3,6 +3,7 @@
 use crate::stage::Stage;
 use jetlane::{Completion, Failure, Outcome};
 use jetlane_bus::clock;
+use jetlane_executor::{Settings, executor};
 use jetlane_schemas::frame::Progress;
 use jetlane_schemas::{Headers, TaskType, subject};
 use serde_json::{Value, json};
@@ -29,10 +30,20 @@ async fn every_reference_type_is_served_and_announced() {
 }
 
 #[tokio::test]
+async fn without_a_pictures_root_thumbnails_are_not_served() {
+    let mut stage = Stage::with(|client| executor(client, &Settings::default()).expect("HTTP can be spoken")).await;
+    assert_eq!(stage.run("jetlane.echo", json!(1)).await.0, Outcome::Succeeded);
+    let registry = stage.bus.bucket(subject::BUCKET_REGISTRY).await.expect("there");
+    let key = |name| subject::registry_type(&TaskType::new(name).expect("valid"));
+    assert!(registry.get::<Value>(&key("jetlane.echo")).await.expect("readable").is_some());
+    assert!(registry.get::<Value>(&key("image.thumbnail")).await.expect("readable").is_none());
+    stage.close().await;
+}
+
+#[tokio::test]
 async fn what_cannot_succeed_fails_at_once_with_its_reason_and_no_retry() {
     let mut stage = Stage::open().await;
-    let folder = tempfile::tempdir().expect("a folder");
-    let text = folder.path().join("text.png");
+    let text = stage.pictures.path().join("text.png");
     std::fs::write(&text, "no picture").expect("written");
     for (task_type, payload, code, reason) in [
         (
@@ -41,7 +52,8 @@ async fn what_cannot_succeed_fails_at_once_with_its_reason_and_no_retry() {
             "unsupported",
             "is no PNG, JPEG, WebP or GIF picture",
         ),
-        ("image.thumbnail", json!({ "path": "/no/such.png", "width": 64 }), "unreadable", "No such file"),
+        ("image.thumbnail", json!({ "path": "no/such.png", "width": 64 }), "unreadable", "No such file"),
+        ("image.thumbnail", json!({ "path": "/etc/passwd", "width": 64 }), "outside", "outside of the folder"),
         (
             "http.request",
             json!({ "url": "http://169.254.169.254/latest/" }),

@@ -20,6 +20,8 @@ pub(crate) struct Stage {
     stored: Subscription,
     drain: CancellationToken,
     running: JoinHandle<Result<(), jetlane::Error>>,
+    /// The folder for pictures of the reference executor.
+    pub(crate) pictures: tempfile::TempDir,
     // Ends with the stage.
     _server: Server,
 }
@@ -27,7 +29,10 @@ pub(crate) struct Stage {
 impl Stage {
     /// With the reference executor.
     pub(crate) async fn open() -> Self {
-        Self::with(|client| executor(client, &Settings::default()).expect("HTTP can be spoken")).await
+        let pictures = tempfile::tempdir().expect("a folder");
+        let settings = Settings { pictures_root: Some(pictures.path().to_owned()), ..Settings::default() };
+        let stage = Self::with(|client| executor(client, &settings).expect("HTTP can be spoken")).await;
+        Self { pictures, ..stage }
     }
 
     /// With an executor of the test's own.
@@ -43,7 +48,8 @@ impl Stage {
         let stored = bus.subscribe(&format!("{}>", subject::STORED_PREFIX)).await.expect("subscribed");
         let client = Client::connect(server.url()).await.expect("connected");
         let (drain, running) = start(made(&client));
-        Self { bus, client, stored, drain, running, _server: server }
+        let pictures = tempfile::tempdir().expect("a folder");
+        Self { bus, client, stored, drain, running, pictures, _server: server }
     }
 
     /// Ends the executor in the middle of whatever it does.
