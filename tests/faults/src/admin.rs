@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::{self, stream};
 use futures::{StreamExt, TryStreamExt};
-use jetlane_schemas::{header, subject};
+use jetlane_schemas::{frame, header, subject};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -168,7 +168,7 @@ impl Admin {
         .await?;
         let info = self.api(&format!("$JS.API.STREAM.INFO.{stream}"), &json!({})).await?;
         let number = |name: &str| info["state"][name].as_u64().unwrap_or(0);
-        let server = info["cluster"]["leader"].as_str().unwrap_or("alone").to_owned();
+        let server = info["cluster"]["leader"].as_str().unwrap_or_default().to_owned();
         Ok(Replica { server, state: (number("messages"), number("first_seq"), number("last_seq")), digest })
     }
 
@@ -195,6 +195,80 @@ impl Admin {
         Ok(())
     }
 
+    /// What is known of messages that are left in the streams of work: the tasks in bundles, and each consumer's counts.
+    pub async fn describe_work(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for stream in WORK {
+            if let Err(error) = self.describe(stream, &mut lines).await {
+                lines.push(format!("{stream} cannot be described: {error:#}"));
+            }
+        }
+        lines
+    }
+
+    async fn describe(&self, stream: &str, lines: &mut Vec<String>) -> anyhow::Result<()> {
+        /// Messages of a stream that are described.
+        const MESSAGES_MAX: u64 = 20;
+        let opened = self.stream(stream).await?;
+        let state = opened.get_info().await?.state;
+        if state.messages == 0 {
+            return Ok(());
+        }
+        let mut sequence = state.first_sequence;
+        for _ in 0..state.messages.min(MESSAGES_MAX) {
+            let next = opened.direct_get_builder().sequence(sequence).next_by_subject(">").send().await;
+            let Ok(message) = next else { break };
+            let tasks = frame::decode_bundle(&message.payload).map_or_else(
+                |_| String::from_utf8_lossy(&message.payload).chars().take(200).collect(),
+                |tasks| {
+                    let told = tasks.iter().map(|task| format!("{}.{} run {}", task.task_type, task.id, task.run));
+                    told.collect::<Vec<String>>().join(", ")
+                },
+            );
+            lines.push(format!("{stream} {} {} {}: {tasks}", message.sequence, message.subject, message.time));
+            sequence = message.sequence + 1;
+        }
+        for consumer in self.consumers(stream).await? {
+            let info = self.api(&format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"), &json!({})).await?;
+            let number = |name: &str| info[name].as_u64().unwrap_or(0);
+            lines.push(format!(
+                "{stream} consumer {consumer}: pending {}, unacked {}, redelivered {}, pulls waiting {}, delivered {}, ack floor {}",
+                number("num_pending"),
+                number("num_ack_pending"),
+                number("num_redelivered"),
+                number("num_waiting"),
+                info["delivered"],
+                info["ack_floor"]
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether a stream is there, once somebody answers for certain.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn exists(&self, stream: &str) -> anyhow::Result<bool> {
+        let info = self.api(&format!("$JS.API.STREAM.INFO.{stream}"), &json!({})).await?;
+        Ok(info["error"].is_null())
+    }
+
+    /// The values of a header of all messages of a stream, a work queue as well.
+    ///
+    /// # Errors
+    /// When the stream cannot be read.
+    pub async fn header_values(&self, stream: &str, name: &str) -> anyhow::Result<BTreeSet<String>> {
+        let opened = self.stream(stream).await?;
+        let state = opened.get_info().await?.state;
+        let (mut values, mut sequence) = (BTreeSet::new(), state.first_sequence);
+        for _ in 0..state.messages {
+            let message = opened.direct_get_builder().sequence(sequence).next_by_subject(">").send().await?;
+            values.extend(message.headers.get(name).map(|value| value.as_str().to_owned()));
+            sequence = message.sequence + 1;
+        }
+        Ok(values)
+    }
+
     /// Who leads a stream.
     ///
     /// # Errors
@@ -202,6 +276,32 @@ impl Admin {
     pub async fn leader(&self, stream: &str) -> anyhow::Result<Option<String>> {
         let info = self.api(&format!("$JS.API.STREAM.INFO.{stream}"), &json!({})).await?;
         Ok(info["cluster"]["leader"].as_str().map(str::to_owned))
+    }
+
+    /// The servers that hold a stream; one without a name where there is no cluster.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn replicas_of(&self, stream: &str) -> anyhow::Result<Vec<String>> {
+        let info = self.api(&format!("$JS.API.STREAM.INFO.{stream}"), &json!({})).await?;
+        let others = info["cluster"]["replicas"].as_array().cloned().unwrap_or_default();
+        let names = others.iter().map(|replica| &replica["name"]).chain([&info["cluster"]["leader"]]);
+        Ok(names.filter_map(|name| name.as_str().map(str::to_owned)).collect())
+    }
+
+    /// Makes a server the leader of a stream.
+    ///
+    /// # Errors
+    /// When it does not become the leader in time.
+    pub async fn lead(&self, stream: &str, server: &str) -> anyhow::Result<()> {
+        let until = Instant::now() + PATIENCE;
+        let preferred = json!({ "placement": { "preferred": server } });
+        while self.leader(stream).await?.as_deref() != Some(server) {
+            anyhow::ensure!(Instant::now() < until, "{server} does not become the leader of {stream}");
+            self.api(&format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}"), &preferred).await?;
+            tokio::time::sleep(PAUSE * 5).await;
+        }
+        Ok(())
     }
 
     /// Asks the leader of a stream to step down.

@@ -314,10 +314,12 @@ impl Judge<'_> {
         lines.extend(stored.map(|stored| (stored.at_us, format!("DONE {stored:?}"))));
         let (first, last) = (lines.iter().map(|line| line.0).min(), lines.iter().map(|line| line.0).max());
         if let (Some(first), Some(last)) = (first, last) {
-            let near = self
-                .faults
-                .iter()
-                .filter(|fault| fault.begin_us <= last + FORERUN_US && fault.end_us + AFTERMATH_US >= first);
+            let pids: BTreeSet<u32> = self.pids_of(id);
+            let near = self.faults.iter().filter(|fault| {
+                let near = fault.begin_us <= last + FORERUN_US && fault.end_us + LEASE_US >= first;
+                let whole = fault.kind.starts_with("server") || fault.target.starts_with("dispatcher");
+                near && (whole || fault.pids.iter().any(|pid| pids.contains(pid)))
+            });
             lines.extend(near.map(|fault| {
                 let seconds = (fault.end_us - fault.begin_us) as f64 / 1e6;
                 (
@@ -329,6 +331,15 @@ impl Judge<'_> {
         lines.sort();
         lines.truncate(HISTORY_LINES_MAX);
         lines.into_iter().map(|(at_us, text)| format!("{:.3} {text}", at_us as f64 / 1e6)).collect()
+    }
+
+    /// The processes in which a task began.
+    fn pids_of(&self, task: &str) -> BTreeSet<u32> {
+        let begun = self.history.lines.iter().filter_map(|line| match &line.event {
+            Event::Begin { id, pid, .. } if id == task => Some(*pid),
+            _ => None,
+        });
+        begun.collect()
     }
 
     fn task(&mut self, name: &str, task: &Task<'_>) {

@@ -1,38 +1,16 @@
 //! Injects faults into a running soak, and writes each into the journal with whom it hit and how long.
 
-use crate::admin::Admin;
-use crate::journal::{Event, Expect, Journal, now_us};
+use crate::journal::{Event, Expect, now_us};
 use crate::plan::Fault;
-use crate::process::Process;
-use crate::proxy::{Link, Proxy};
+use crate::proxy::Link;
 use crate::roles::tasks::{Behaviour, Hard, PLAIN_QUEUE, QUEUE, Work};
-use crate::servers::Servers;
+use crate::stage::Stage;
 use anyhow::Context as _;
 use async_nats::HeaderMap;
 use jetlane::Task;
-use jetlane_schemas::{TaskId, header, subject};
+use jetlane_schemas::{Fit, Shard, TaskId, header, subject};
 use serde_json::json;
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
-
-/// What faults are injected into.
-#[derive(Debug)]
-pub struct Stage {
-    /// The servers.
-    pub servers: Servers,
-    /// The processes by name.
-    pub processes: BTreeMap<String, Process>,
-    /// The connections of each process.
-    pub links: BTreeMap<String, Vec<Proxy>>,
-    /// The broker past the proxies.
-    pub admin: Admin,
-    /// The soak's own journal.
-    pub journal: Arc<Journal>,
-    /// What could not be done.
-    pub trouble: Mutex<Vec<String>>,
-}
 
 /// Whom a fault hit.
 struct Hit {
@@ -102,8 +80,7 @@ impl Stage {
             }
             Fault::LeaderKill(stream, down) => {
                 let leader = self.admin.leader(stream).await?.unwrap_or_default();
-                let number = leader.strip_prefix("soak-").and_then(|rest| rest.get(..1)).and_then(|n| n.parse().ok());
-                self.servers.kill(number.unwrap_or(0), down).await?;
+                self.servers.kill_named(&leader, down).await?;
                 Hit::of("server-kill-leader", stream, Vec::new())
             }
             Fault::StepDown(stream) => {
@@ -149,10 +126,6 @@ impl Stage {
                 Hit::of("load", "processors", Vec::new())
             }
         })
-    }
-
-    fn process(&self, name: &str) -> anyhow::Result<&Process> {
-        self.processes.get(name).with_context(|| format!("no process {name}"))
     }
 
     fn submits(&self, marker: &str, id: &str, task_type: &str, expect: Expect) {
@@ -239,6 +212,24 @@ impl Stage {
                 self.admin.client.publish_with_headers(subject.clone(), headers, body.to_vec().into()).await?;
             }
         }
+        // Subjects of streams: what cannot be read is put aside, and nobody stands still for it.
+        let bytes = [&b"\0\xff\xfe{"[..], b"{}", b"JL\x01\x01\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff"];
+        let (normal, any) = (jetlane_schemas::Priority::Normal, Fit::new("any")?);
+        let subjects = [
+            subject::task(&queue, normal, Shard::default()),
+            subject::due(&queue, normal, Shard::default()),
+            subject::bundle(&queue, normal, &any),
+        ];
+        for subject in subjects {
+            for body in bytes {
+                self.admin.client.publish(subject.clone(), body.to_vec().into()).await?;
+            }
+        }
+        // A record that nobody owes to anybody.
+        let id = format!("hostile-{}", TaskId::generate());
+        self.submits(&id, &id, Work::TYPE, Expect::Anything);
+        let done = subject::done(&task_type, &id.parse()?);
+        self.admin.client.publish(done, b"\0\xff".to_vec().into()).await?;
         Ok(())
     }
 

@@ -3,9 +3,10 @@
 //! # Layout
 //! - `soak`: one run: start, inject, heal, drain, read, judge; `report`: what it found
 //! - `plan`: the schedule of faults, from a seed; `faults`: how each is carried out
-//! - `servers`, `proxy`, `process`: the nats-servers, the links to them, the processes
+//! - `stage`: what a soak or a scenario runs on; `servers`, `proxy`, `process`: the nats-servers, the links to them, the processes
 //! - `roles`: producers, executors and receivers, each with a `journal` of what it did
 //! - `admin`: what the streams hold; `checker`: which promises were kept, a pure function
+//! - `power`: a power cut of all servers
 //! - `chance`: random choices that a seed decides
 
 pub mod admin;
@@ -14,9 +15,11 @@ pub mod checker;
 pub mod faults;
 pub mod journal;
 pub mod plan;
+pub mod power;
 pub mod process;
 pub mod proxy;
 pub mod report;
 pub mod roles;
 pub mod servers;
 pub mod soak;
+pub mod stage;

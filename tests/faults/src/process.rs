@@ -116,6 +116,12 @@ impl Process {
         pid.into_iter().collect()
     }
 
+    /// Ends it by SIGKILL for good.
+    pub fn hold_killed(&self) {
+        self.held.send_replace(true);
+        self.signal(Signal::KILL);
+    }
+
     /// Stops it by SIGSTOP and continues it once `time` is over.
     pub async fn stop(&self, time: Duration) -> Vec<u32> {
         let Some(pid) = self.pid() else { return Vec::new() };

@@ -78,6 +78,9 @@ pub struct Executor {
     /// Handlers at once.
     #[arg(long, default_value_t = 16)]
     slots: usize,
+    /// How long running handlers may go on after SIGTERM, in milliseconds.
+    #[arg(long, default_value_t = 5_000)]
+    drain_ms: u64,
 }
 
 /// A process that takes webhooks.

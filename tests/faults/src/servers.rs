@@ -20,6 +20,8 @@ no_auth_user: app
 "#;
 /// The credentials of the system account, as part of a URL.
 const SYSTEM_USER: &str = "sys:sys@";
+/// How the names of servers begin, before their number.
+const NAME: &str = "soak-";
 /// How often ports are chosen again where one was taken in between.
 const STARTS_MAX: usize = 5;
 
@@ -65,7 +67,7 @@ impl Servers {
         let (mut servers, mut ports) = (Vec::new(), Vec::new());
         for (number, route) in routes.iter().enumerate() {
             let options = Options {
-                name: format!("soak-{number}"),
+                name: format!("{NAME}{number}"),
                 data: wanted.data.get(number).cloned(),
                 sync: wanted.sync,
                 config: format!("{ACCOUNTS}\n{}", cluster(*route, &routes)),
@@ -116,6 +118,16 @@ impl Servers {
         server.restart().await.context("a killed server does not start again")
     }
 
+    /// Kills the server of this name, as streams tell their leader, and starts it again once `down` is over.
+    ///
+    /// # Errors
+    /// When there is no such server, or it does not start again.
+    pub async fn kill_named(&self, name: &str, down: Duration) -> anyhow::Result<()> {
+        let number = name.strip_prefix(NAME).and_then(|rest| rest.split('-').next()).and_then(|n| n.parse().ok());
+        // A server that is alone leads nothing by name.
+        self.kill(number.unwrap_or(0), down).await
+    }
+
     /// Kills all servers and starts them again once `down` is over.
     ///
     /// # Errors
@@ -154,6 +166,22 @@ impl Servers {
         server.kill().await;
         std::fs::remove_dir_all(server.data_dir().join("jetstream"))?;
         server.restart().await.context("a wiped server does not start again")
+    }
+
+    /// Kills all servers at once, and leaves them down.
+    pub async fn kill_for_good(&self) {
+        let kills = self.servers.iter().map(|server| async { server.lock().await.kill().await });
+        futures::future::join_all(kills).await;
+    }
+
+    /// Starts all servers again that are down.
+    ///
+    /// # Errors
+    /// When one does not start.
+    pub async fn start_again(&self) -> anyhow::Result<()> {
+        let starts = self.servers.iter().map(|server| async { server.lock().await.restart().await });
+        let started: Result<Vec<()>, local::Error> = futures::future::join_all(starts).await.into_iter().collect();
+        started.map(|_| ()).context("a server does not start again")
     }
 
     /// Kills all servers for good.

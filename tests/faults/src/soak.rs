@@ -1,15 +1,14 @@
 //! One soak: start everything, inject the plan, heal, drain, read, judge.
 
-use crate::admin::{Admin, STREAMS, WORK};
+use crate::admin::{Admin, WORK};
 use crate::checker::{self, History};
-use crate::faults::Stage;
-use crate::journal::{self, Event, Journal};
+use crate::journal::{self, Event};
 use crate::plan::{Class, Planned, Wish};
-use crate::process::{Process, Start};
-use crate::proxy::Proxy;
+use crate::process::Process;
 use crate::report::{Figures, Report};
-use crate::roles::tasks::{HOOK, PLAIN_TYPE, Work};
-use crate::servers::{Servers, Wanted, free_port};
+use crate::roles::tasks::{PLAIN_TYPE, Work};
+use crate::servers::Wanted;
+use crate::stage::Stage;
 use anyhow::Context as _;
 use jetlane::Task;
 use jetlane_bus::local::SyncInterval;
@@ -18,12 +17,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// How long the processes may take until the first task can be submitted.
-const START_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long faults that have begun may take to end.
 const FAULTS_TIME_MAX: Duration = Duration::from_secs(120);
 /// How long all tasks may take to complete once everything is healed.
@@ -86,9 +82,12 @@ impl Soak {
             memory.entry(service.name().to_owned()).or_default().1 = service.memory_kib().unwrap_or(0);
         }
         let mut history = read(&stage.admin, &self.folder, self.servers).await?;
+        if !drained.is_empty() {
+            history.trouble.extend(stage.admin.describe_work().await);
+        }
         history.left = drained;
         history.memory_kib = memory;
-        history.trouble = stage.trouble.lock().await.clone();
+        history.trouble.extend(stage.trouble.lock().await.clone());
         let findings = checker::check(&history);
         let figures = Figures::of(&history, drain_time);
         stage.servers.end().await;
@@ -98,82 +97,22 @@ impl Soak {
     /// Starts servers and processes, and returns once tasks can be submitted.
     async fn start(&self) -> anyhow::Result<Stage> {
         let wanted = Wanted { size: self.servers, sync: SyncInterval::ServerDefault, data: Vec::new() };
-        let servers = Servers::start(&wanted).await?;
-        let admin = Admin::connect(&servers).await?;
-        let journal = Arc::new(Journal::open(&self.folder, "soak")?);
-        let mut stage = Stage {
-            servers,
-            processes: BTreeMap::new(),
-            links: BTreeMap::new(),
-            admin,
-            journal,
-            trouble: Mutex::default(),
-        };
-        let replicas = self.servers.to_string();
+        let mut stage = Stage::start(&self.program, &self.folder, &wanted).await?;
         for number in 0..2 {
-            let name = format!("dispatcher-{number}");
-            let variables =
-                [("JETLANE_DISPATCHER_STREAMS__REPLICAS", replicas.as_str()), ("JETLANE_DISPATCHER_NAME", &name)];
-            self.service(&mut stage, &name, "dispatcher", &variables).await?;
+            stage.dispatcher(&format!("dispatcher-{number}")).await?;
         }
-        // What is published before there is a stream is refused at once: that is no fault.
-        for stream in STREAMS {
-            stage.admin.stream(stream).await?;
-        }
-        let port = free_port()?;
-        let hook = format!(
-            "{{ {HOOK} = {{ url = \"http://127.0.0.1:{port}/\", secrets = [{:?}], allow_private_addresses = true }} }}",
-            jetlane_callback::signature::Secret::generate()
-        );
-        self.service(&mut stage, "callback", "callback", &[("JETLANE_CALLBACK_ENDPOINTS", &hook)]).await?;
-        let port = port.to_string();
-        let receiver = self.role("receiver", "receiver", &["--port", &port]);
-        let receiver = Process::start(receiver, self.folder.clone(), Arc::clone(&stage.journal));
-        stage.processes.insert("receiver".into(), receiver);
+        stage.streams().await?;
+        stage.callback().await?;
         for number in 0..3 {
-            self.client(&mut stage, &format!("executor-{number}"), "executor", &[]).await?;
+            stage.role(&format!("executor-{number}"), "executor", &[]).await?;
         }
-        self.client(&mut stage, "worker", "worker", &[]).await?;
-        announced(&stage.admin).await?;
+        stage.role("worker", "worker", &[]).await?;
+        stage.announced(&[Work::TYPE, PLAIN_TYPE]).await?;
         let (seed, rate) = (self.seed.to_string(), (self.rate * 4 / 5).max(1).to_string());
-        self.client(&mut stage, "producer", "producer", &["--seed", &seed, "--rate", &rate]).await?;
+        stage.role("producer", "producer", &["--seed", &seed, "--rate", &rate]).await?;
         let rate = (self.rate / 5).max(1).to_string();
-        self.client(&mut stage, "outsider", "outsider", &["--seed", &seed, "--rate", &rate]).await?;
+        stage.role("outsider", "outsider", &["--seed", &seed, "--rate", &rate]).await?;
         Ok(stage)
-    }
-
-    fn role(&self, name: &str, role: &str, more: &[&str]) -> Start {
-        let folder = self.folder.display().to_string();
-        let mut arguments = vec!["role", role, "--name", name, "--folder", &folder];
-        arguments.extend(more);
-        let arguments = arguments.into_iter().map(str::to_owned).collect();
-        Start { name: name.into(), program: self.program.clone(), arguments, variables: Vec::new() }
-    }
-
-    /// Starts a role that connects to the servers through proxies of its own.
-    async fn client(&self, stage: &mut Stage, name: &str, role: &str, more: &[&str]) -> anyhow::Result<()> {
-        let proxies = stage.servers.proxies().await?;
-        let mut arguments = vec!["--url".to_owned(), urls(&proxies)];
-        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let process =
-            Process::start(self.role(name, role, &arguments), self.folder.clone(), Arc::clone(&stage.journal));
-        stage.processes.insert(name.into(), process);
-        stage.links.insert(name.into(), proxies);
-        Ok(())
-    }
-
-    /// Starts a service as it is shipped, through proxies of its own.
-    async fn service(&self, stage: &mut Stage, name: &str, service: &str, more: &[(&str, &str)]) -> anyhow::Result<()> {
-        let proxies = stage.servers.proxies().await?;
-        let mut variables =
-            vec![("NATS_URL".to_owned(), urls(&proxies)), ("JETLANE_LOG".to_owned(), "info".to_owned())];
-        variables.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let arguments = vec!["run".to_owned(), service.to_owned()];
-        let start = Start { name: name.into(), program: self.program.clone(), arguments, variables };
-        stage.processes.insert(name.into(), Process::start(start, self.folder.clone(), Arc::clone(&stage.journal)));
-        stage.links.insert(name.into(), proxies);
-        Ok(())
     }
 
     /// Injects each fault at its time, and waits until all are over.
@@ -193,40 +132,14 @@ impl Soak {
     }
 }
 
-fn urls(proxies: &[Proxy]) -> String {
-    proxies.iter().map(Proxy::url).collect::<Vec<_>>().join(",")
-}
-
 fn services(processes: &BTreeMap<String, Process>) -> impl Iterator<Item = &Process> {
     let services = ["dispatcher-0", "dispatcher-1", "callback"];
     services.into_iter().filter_map(|name| processes.get(name))
 }
 
-/// Waits until the task types are announced.
-async fn announced(admin: &Admin) -> anyhow::Result<()> {
-    let until = Instant::now() + START_TIME_MAX;
-    loop {
-        let registry = admin.jetstream.get_key_value(subject::BUCKET_REGISTRY).await;
-        let mut missing = vec![Work::TYPE, PLAIN_TYPE];
-        if let Ok(registry) = registry {
-            for task_type in [Work::TYPE, PLAIN_TYPE] {
-                let key = subject::registry_type(&task_type.parse()?);
-                if matches!(registry.get(key).await, Ok(Some(_))) {
-                    missing.retain(|missing| *missing != task_type);
-                }
-            }
-        }
-        if missing.is_empty() {
-            return Ok(());
-        }
-        anyhow::ensure!(Instant::now() < until, "nobody announces {missing:?}");
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
 /// Waits until the streams of work are empty, and returns what they hold where that takes too long. Callbacks that are
 /// scheduled for later do not count.
-async fn drain(admin: &Admin) -> BTreeMap<String, u64> {
+pub async fn drain(admin: &Admin) -> BTreeMap<String, u64> {
     let until = Instant::now() + DRAIN_TIME_MAX;
     let mut empty_since = None;
     loop {
@@ -260,7 +173,10 @@ fn is_scheduled_callback(subject: &str) -> bool {
 }
 
 /// Reads what the streams hold, from each replica, and the journals.
-async fn read(admin: &Admin, folder: &Path, servers: usize) -> anyhow::Result<History> {
+///
+/// # Errors
+/// When a stream cannot be read to its end.
+pub async fn read(admin: &Admin, folder: &Path, servers: usize) -> anyhow::Result<History> {
     let mut history = History { completions: admin.completions().await?, ..History::default() };
     history.dead_callbacks = admin.dead_callbacks().await?;
     let scheduled = admin.counts(subject::STREAM_TIME).await?;
@@ -270,20 +186,18 @@ async fn read(admin: &Admin, folder: &Path, servers: usize) -> anyhow::Result<Hi
         history.consumers.insert(stream.into(), admin.consumers(stream).await?);
     }
     for stream in [subject::STREAM_DONE, subject::STREAM_DEAD] {
-        let mut replicas = BTreeMap::new();
-        // Each election brings another server to the lead, though not always.
-        for _ in 0..4 * servers {
-            let replica = admin.replica(stream).await.with_context(|| format!("a replica of {stream}"))?;
-            replicas.insert(replica.server.clone(), replica);
-            if replicas.len() >= servers {
-                break;
+        let mut replicas = Vec::new();
+        let names = admin.replicas_of(stream).await?;
+        if names.len() < servers {
+            history.trouble.push(format!("{stream} is on {names:?} alone"));
+        }
+        for name in names {
+            if servers > 1 {
+                admin.lead(stream, &name).await?;
             }
-            admin.step_down(stream).await?;
+            replicas.push(admin.replica(stream).await.with_context(|| format!("{stream} on {name}"))?);
         }
-        if replicas.len() < servers {
-            history.trouble.push(format!("{stream} was read from {} of {servers} replicas", replicas.len()));
-        }
-        history.replicas.insert(stream.into(), replicas.into_values().collect());
+        history.replicas.insert(stream.into(), replicas);
     }
     history.lines = journal::read_all(folder)?;
     Ok(history)

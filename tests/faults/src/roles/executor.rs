@@ -7,9 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How long running handlers may go on after SIGTERM.
-const DRAIN: Duration = Duration::from_secs(5);
-
 /// Serves until it is told to end.
 pub(super) async fn run(
     executor: &super::Executor,
@@ -17,7 +14,8 @@ pub(super) async fn run(
     drain: CancellationToken,
 ) -> anyhow::Result<()> {
     let client = executor.place.client().await?;
-    let serving = jetlane::Executor::new(&client, QUEUE).state(journal).slots(executor.slots).drain_within(DRAIN);
+    let within = Duration::from_millis(executor.drain_ms);
+    let serving = jetlane::Executor::new(&client, QUEUE).state(journal).slots(executor.slots).drain_within(within);
     Ok(serving.task(work).task(once).task(hard).run_until(drain).await?)
 }
 

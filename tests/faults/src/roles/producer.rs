@@ -1,7 +1,7 @@
 //! Submits by the SDK: singly and in bundles, delayed, keyed, cancelled, with webhooks.
 
 use super::Producer;
-use super::tasks::{Choice, HOOK, PLAIN_TYPE};
+use super::tasks::{Choice, HOOK, Mix, PLAIN_TYPE};
 use crate::chance::Chance;
 use crate::journal::{Event, Journal};
 use jetlane::{Client, Error, Submit, Task, TaskHandle, TaskId};
@@ -50,7 +50,7 @@ pub(super) async fn run(producer: &Producer, journal: &Arc<Journal>, drain: Canc
         for _ in 0..a_turn {
             number += 1;
             let choice = Choice::draw(producer.mix, format!("{}-{pid}-{number}", producer.place.name), &mut chance);
-            let hook = chance.percent(HOOK_PERCENT).then_some(HOOK);
+            let hook = (producer.mix == Mix::All && chance.percent(HOOK_PERCENT)).then_some(HOOK);
             match choice {
                 Choice::Bundled(_) => bundle.push((choice, hook)),
                 other => {

@@ -18,6 +18,9 @@ pub const HOOK: &str = "hook";
 /// How long a slow handler runs: longer than a lease of 10 s.
 const SLOW_MS: u64 = 12_000;
 
+/// How long the handlers of long tasks run, in milliseconds.
+const LONG_MS: u64 = 3_000;
+
 /// How a handler behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -104,6 +107,10 @@ pub enum Mix {
     All,
     /// Tasks with `retries 0` alone.
     Once,
+    /// Tasks that run for three seconds.
+    Long,
+    /// Bundled tasks that end at once.
+    Short,
 }
 
 /// What a producer submits next.
@@ -147,10 +154,13 @@ impl Choice {
     /// Draws what is submitted next.
     pub fn draw(mix: Mix, marker: String, chance: &mut Chance) -> Self {
         let ms = if chance.percent(1) { chance.between(1_000, 3_000) } else { chance.between(0, 60) };
-        if mix == Mix::Once {
-            return Self::Once(Once { marker, ms });
-        }
         let work = |behaviour, ms| Work { marker: marker.clone(), ms, behaviour };
+        match mix {
+            Mix::All => {}
+            Mix::Once => return Self::Once(Once { marker, ms }),
+            Mix::Long => return Self::Named(work(Behaviour::Succeed, LONG_MS), None),
+            Mix::Short => return Self::Bundled(work(Behaviour::Succeed, 0)),
+        }
         match chance.between(0, 999) {
             0 => Self::Hard(Hard { marker, behaviour: Behaviour::Panic }),
             1..=3 => Self::Hard(Hard { marker, behaviour: Behaviour::Fail }),
