@@ -41,7 +41,6 @@ pub struct Admin {
     pub client: async_nats::Client,
     /// The same with streams.
     pub jetstream: jetstream::Context,
-    system: async_nats::Client,
 }
 
 /// What a replica of a stream holds.
@@ -62,10 +61,9 @@ impl Admin {
     /// When none answers.
     pub async fn connect(servers: &Servers) -> anyhow::Result<Self> {
         let client = connect(&servers.urls()).await?;
-        let system = connect(&servers.system_urls()).await?;
         let mut jetstream = jetstream::new(client.clone());
         jetstream.set_timeout(ANSWER_TIME_MAX);
-        Ok(Self { client, jetstream, system })
+        Ok(Self { client, jetstream })
     }
 
     /// Asks the API of the server until it answers.
@@ -310,14 +308,6 @@ impl Admin {
     /// When nobody answers.
     pub async fn step_down(&self, stream: &str) -> anyhow::Result<Value> {
         self.api(&format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}"), &json!({})).await
-    }
-
-    /// Asks the leader of the cluster's own group to step down.
-    ///
-    /// # Errors
-    /// When nobody answers.
-    pub async fn step_down_meta(&self) -> anyhow::Result<Value> {
-        ask(&self.system, "$JS.API.META.LEADER.STEPDOWN", &json!({})).await
     }
 }
 

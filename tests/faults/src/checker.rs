@@ -143,6 +143,8 @@ pub struct Findings {
     pub ended: BTreeMap<String, u64>,
     /// Callbacks that are scheduled for later.
     pub callbacks_due: u64,
+    /// Messages that nobody could read, told as rejected.
+    pub unreadable: u64,
 }
 
 /// All that is known of one task.
@@ -351,7 +353,10 @@ impl Judge<'_> {
             _ => None,
         });
         let Some((expect, retries, webhook)) = submitted else {
-            if !task.completions.is_empty() || !task.runs.is_empty() {
+            if name.starts_with(UNREADABLE) && task.runs.is_empty() {
+                // Hostile bytes on a stream's subject: told as rejected, under the sequence of their message.
+                self.findings.unreadable += 1;
+            } else if !task.completions.is_empty() || !task.runs.is_empty() {
                 self.report(Kind::NeverSubmitted, name, "it completed or ran, and nobody submitted it");
             }
             return;
@@ -546,6 +551,9 @@ impl Judge<'_> {
 
 /// How the markers of tasks begin that end the process of their handler.
 pub const DEADLY: &str = "deadly-";
+
+/// How the names of rejected messages begin that nobody can read.
+const UNREADABLE: &str = "jetlane.unreadable.";
 
 fn seconds(before: Run, after: Run) -> f64 {
     (after.begin_us - before.begin_us) as f64 / 1e6

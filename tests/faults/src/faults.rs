@@ -87,10 +87,6 @@ impl Stage {
                 self.admin.step_down(stream).await?;
                 Hit::of("server-step-down", stream, Vec::new())
             }
-            Fault::StepDownMeta => {
-                self.admin.step_down_meta().await?;
-                Hit::of("server-step-down-meta", "meta", Vec::new())
-            }
             Fault::Duplicate => {
                 self.duplicate().await?;
                 Hit::of("duplicate", Work::TYPE, Vec::new())

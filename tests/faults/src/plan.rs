@@ -56,8 +56,6 @@ pub enum Fault {
     LeaderKill(&'static str, Duration),
     /// Makes the leader of a stream step down.
     StepDown(&'static str),
-    /// Makes the leader of the cluster step down.
-    StepDownMeta,
     /// Publishes tasks twice, with message ids that the stream does not recognise.
     Duplicate,
     /// Submits a task that ends the process of its handler.
@@ -180,8 +178,7 @@ impl Wish {
                 }
             } else {
                 match drawn {
-                    0..=24 => (Fault::StepDown(chance.pick(STREAMS)), ms(0)),
-                    25..=29 => (Fault::StepDownMeta, ms(0)),
+                    0..=29 => (Fault::StepDown(chance.pick(STREAMS)), ms(0)),
                     30..=54 => (Fault::LeaderKill(chance.pick(STREAMS), short), short),
                     55..=69 => (Fault::ServerKill(number, short), short),
                     70..=79 => (Fault::ServerRestart(number), ms(1_000)),

@@ -86,6 +86,8 @@ pub struct Report {
     pub retries: u64,
     /// Callbacks that are scheduled for later.
     pub callbacks_due: u64,
+    /// Messages that nobody could read, told as rejected.
+    pub unreadable: u64,
     /// Processes that ended by themselves.
     pub ended: BTreeMap<String, u64>,
     /// Figures.
@@ -109,6 +111,7 @@ impl Report {
             explained_runs: findings.explained_runs,
             retries: findings.retries,
             callbacks_due: findings.callbacks_due,
+            unreadable: findings.unreadable,
             ended: findings.ended,
             figures,
             counts: findings.counts,
@@ -130,8 +133,8 @@ impl fmt::Display for Report {
         writeln!(f, "accepted {}, completions {} {:?}", self.accepted, figures.completions, figures.outcomes)?;
         writeln!(
             f,
-            "runs beyond one a task that faults explain {}, retries {}, callbacks due later {}, process starts {}, drained in {:.1} s",
-            self.explained_runs, self.retries, self.callbacks_due, figures.starts, figures.drain_s
+            "runs beyond one a task that faults explain {}, retries {}, callbacks due later {}, unreadable messages {}, process starts {}, drained in {:.1} s",
+            self.explained_runs, self.retries, self.callbacks_due, self.unreadable, figures.starts, figures.drain_s
         )?;
         writeln!(
             f,

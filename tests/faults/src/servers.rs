@@ -9,17 +9,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::Mutex;
 
-/// An account for the tasks, which needs no password, and one for the system, which may ask for elections.
-const ACCOUNTS: &str = r#"
-accounts {
-  SYS { users: [{ user: "sys", password: "sys" }] }
-  APP { jetstream: enabled, users: [{ user: "app", password: "app" }] }
-}
-system_account: SYS
-no_auth_user: app
-"#;
-/// The credentials of the system account, as part of a URL.
-const SYSTEM_USER: &str = "sys:sys@";
 /// How the names of servers begin, before their number.
 const NAME: &str = "soak-";
 /// How often ports are chosen again where one was taken in between.
@@ -70,7 +59,7 @@ impl Servers {
                 name: format!("{NAME}{number}"),
                 data: wanted.data.get(number).cloned(),
                 sync: wanted.sync,
-                config: format!("{ACCOUNTS}\n{}", cluster(*route, &routes)),
+                config: cluster(*route, &routes),
                 ..Options::default()
             };
             let server = Server::start(binary, options).await?;
@@ -88,11 +77,6 @@ impl Servers {
     /// Where clients connect directly, one URL a server.
     pub fn urls(&self) -> Vec<String> {
         self.ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect()
-    }
-
-    /// The same for the system account.
-    pub fn system_urls(&self) -> Vec<String> {
-        self.ports.iter().map(|port| format!("nats://{SYSTEM_USER}127.0.0.1:{port}")).collect()
     }
 
     /// Starts a proxy to each server, for one process.

@@ -182,3 +182,11 @@ fn submitter_that_heard_otherwise_is_seen() {
     let tale = Tale::default().submitted("a", Expect::Success, 3).completed("a", "succeeded").at(9, heard);
     assert_eq!(tale.found(), [Kind::HeardOtherwise]);
 }
+
+#[test]
+fn rejected_message_that_nobody_can_read_is_counted() {
+    let mut history = Tale::default().completed("s9", "rejected").history;
+    history.completions[0].task_type = "jetlane.unreadable".into();
+    let findings = check(&history);
+    assert_eq!((findings.violations.len(), findings.unreadable), (0, 1));
+}

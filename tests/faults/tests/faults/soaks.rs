@@ -6,9 +6,10 @@ use jetlane_faults::plan::Class;
 use jetlane_faults::soak::Soak;
 use std::time::Duration;
 
-/// Promises that are known to be broken and are being mended; they are printed and do not fail the test.
+/// Promises that are known to be broken and are being mended (findings F2, F5, F6, F8 of the first soaks): they are
+/// printed, and do not fail the test yet.
 const OPEN: &[Kind] =
-    &[Kind::SuccessAsFailure, Kind::OnceRanAgain, Kind::RanAgain, Kind::Leftover, Kind::EndedByItself, Kind::Trouble];
+    &[Kind::SuccessAsFailure, Kind::OnceRanAgain, Kind::RanAgain, Kind::Leftover, Kind::EndedByItself];
 
 async fn soak(servers: usize, seed: u64, seconds: u64) {
     let _turn = turn().await;
