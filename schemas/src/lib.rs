@@ -26,6 +26,7 @@ pub mod header;
 pub mod id;
 pub mod inquiry;
 pub mod intake;
+pub mod json;
 pub mod limits;
 pub mod needs;
 pub mod options;

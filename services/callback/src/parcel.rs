@@ -4,7 +4,7 @@
 use jetlane_bus::publish::Expect;
 use jetlane_bus::{Bus, Delivery, Outgoing, clock};
 use jetlane_schemas::completion::Unreadable;
-use jetlane_schemas::{Callback, Completion, Headers, Micros, TaskId, TaskType, header, intake, subject};
+use jetlane_schemas::{Callback, Completion, Headers, TaskId, TaskType, header, intake, subject};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,8 +104,7 @@ impl Parcel {
 
     /// Stores it to be due after a pause, once `in_vain` deliveries have failed.
     pub(crate) async fn store_due(&self, bus: &Bus, pause: Duration, in_vain: u32) -> Result<(), jetlane_bus::Error> {
-        let pause = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
-        let at = Micros(clock::now().0.saturating_add(pause));
+        let at = clock::after(pause);
         let due = subject::callback(&self.completion.task_type, &self.completion.id, self.index);
         let mut headers = self.headers();
         headers.push(header::DELIVERY, in_vain.to_string());

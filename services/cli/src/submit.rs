@@ -9,7 +9,7 @@ use jetlane::{Accepted, Client, Submit, TaskId, TaskType};
 use jetlane_schemas::QueueName;
 use jetlane_schemas::limits::BODY_BYTES_MAX;
 use serde::Serialize;
-use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use std::fs::File;
 use std::io::Read;
 use std::time::SystemTime;
@@ -55,7 +55,7 @@ async fn submit(nats: &Nats, args: &args::Submit, output: &Output) -> Result<Exi
     result::wait(completion, args.timeout, &id, nats).await
 }
 
-fn submission(client: &Client, task_type: &TaskType, args: &args::Submit, body: Vec<u8>) -> Submit<serde_json::Value> {
+fn submission(client: &Client, task_type: &TaskType, args: &args::Submit, body: Vec<u8>) -> Submit<Box<RawValue>> {
     let mut submit = client.submit_json(task_type.as_str(), body).priority(args.priority);
     if let Some(tenant) = &args.tenant {
         submit = submit.tenant(tenant);
@@ -89,7 +89,7 @@ fn submission(client: &Client, task_type: &TaskType, args: &args::Submit, body: 
 }
 
 /// Tells when it would run; nothing is submitted.
-async fn expect(submit: Submit<serde_json::Value>, unserved: Option<String>, output: &Output) -> Result<Exit, Failure> {
+async fn expect(submit: Submit<Box<RawValue>>, unserved: Option<String>, output: &Output) -> Result<Exit, Failure> {
     if let Some(text) = unserved {
         return Err(Failure::new(Exit::NotFound, text).help("Nobody can tell when it would run."));
     }
@@ -107,9 +107,7 @@ fn refused(error: jetlane::Error) -> Failure {
 /// What nobody has announced of that which the task needs to run.
 fn unserved(client: &Client, task_type: &TaskType, queue: Option<&QueueName>) -> Option<String> {
     if client.task_type(task_type).is_none() {
-        // Without an announcement it goes by the open door, which knows no queues.
-        let queue = if queue.is_some() { " The announcement will say its queue; --queue is passed over." } else { "" };
-        return Some(format!("Nobody serves {task_type} yet: it waits until somebody announces the type.{queue}"));
+        return Some(format!("Nobody serves {task_type} yet: it waits until somebody announces the type."));
     }
     let queue = queue.filter(|queue| !client.knows_queue(queue))?;
     Some(format!("Nobody serves the queue {queue} yet: it waits until somebody announces the queue."))
@@ -147,8 +145,7 @@ fn body(said: &str) -> Result<Vec<u8>, Failure> {
         Failure::new(Exit::Usage, format!("{what} is no JSON: {why}"))
             .help("Quote it for the shell, such as '{\"name\":\"Ada\"}'; or give @file, or - for stdin.")
     };
-    let text = std::str::from_utf8(&body).map_err(|error| broken(error.to_string()))?;
-    serde_json::from_str::<IgnoredAny>(text).map_err(|error| broken(error.to_string()))?;
+    jetlane_schemas::json::check(&body).map_err(|error| broken(error.to_string()))?;
     Ok(body)
 }
 

@@ -2,7 +2,6 @@
 
 use crate::registry::Registry;
 use jetlane_bus::pull::DeliveryFacts;
-use jetlane_bus::schedule::SCHEDULE_FLOOR;
 use jetlane_bus::{clock, trace};
 use jetlane_schemas::intake::{self, Message};
 use jetlane_schemas::limits::TIMEOUT_MS_MAX;
@@ -156,8 +155,8 @@ impl Judge<'_> {
         task.retries.get_or_insert(known.entry.retries);
         task.timeout_ms.get_or_insert(known.entry.timeout_ms);
         match task.due_at {
-            // What a schedule brought is due, whatever this machine's clock says.
-            Some(due_at) if !matches!(flow, Flow::Due(..)) && due_at.0 > self.now.0 + floor_us() => Fate::Later(due_at),
+            // What a schedule brought is due, whatever this process thinks the time is.
+            Some(due_at) if !matches!(flow, Flow::Due(..)) && due_at > self.now => Fate::Later(due_at),
             _ => Fate::Run,
         }
     }
@@ -180,10 +179,6 @@ impl Judge<'_> {
 
 fn boxed((task, fate): (TaskEvent, Fate)) -> (Box<TaskEvent>, Fate) {
     (Box::new(task), fate)
-}
-
-fn floor_us() -> u64 {
-    u64::try_from(SCHEDULE_FLOOR.as_micros()).expect("300 ms fit into 64 bits")
 }
 
 fn of_option(invalid: &InvalidOption) -> Failure {

@@ -4,6 +4,7 @@ use jetlane::{Attempt, Ctx, Task, TaskError, TaskOptions};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -14,17 +15,27 @@ const CHECKPOINT_MS_DEFAULT: f64 = 50.0;
 /// The longest sleep, in milliseconds.
 const SLEEP_MS_MAX: f64 = 86_400_000.0;
 
-/// Give back what came: any JSON.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// Give back what came: any JSON, as it was written.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
-pub struct Echo(pub Value);
+pub struct Echo(#[schemars(with = "Value")] pub Box<RawValue>);
+
+impl Echo {
+    /// A value to be given back.
+    ///
+    /// # Panics
+    /// Never for a value, which is always JSON.
+    pub fn of(value: &Value) -> Self {
+        Self(serde_json::value::to_raw_value(value).expect("a value is JSON"))
+    }
+}
 
 impl Task for Echo {
     const TYPE: &'static str = "jetlane.echo";
-    type Output = Value;
+    type Output = Box<RawValue>;
 }
 
-pub(crate) async fn echo(Echo(value): Echo) -> Result<Value, TaskError> {
+pub(crate) async fn echo(Echo(value): Echo) -> Result<Box<RawValue>, TaskError> {
     Ok(value)
 }
 

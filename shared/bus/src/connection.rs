@@ -223,6 +223,8 @@ impl Bus {
             bus.wait_connected().await;
         }
         bus.check_server().await?;
+        let is_known = crate::clock::measure(&bus.shared).await;
+        tokio::spawn(crate::clock::follow(Arc::downgrade(&bus.shared), bus.connections(), is_known));
         Ok(bus)
     }
 
@@ -234,6 +236,11 @@ impl Bus {
     pub async fn another(&self, role: &str) -> Result<Self, Error> {
         let name = format!("{}-{role}", self.connect.name);
         Self::connect(&Connect { name, ..self.connect.clone() }).await
+    }
+
+    /// Estimates the broker's clock now: once the streams exist, whose answers tell the time.
+    pub(crate) async fn measure_clock(&self) {
+        crate::clock::measure(&self.shared).await;
     }
 
     async fn wait_connected(&self) {

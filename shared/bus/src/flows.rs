@@ -123,7 +123,7 @@ impl Bus {
     /// # Errors
     /// [`Error::Consumer`].
     pub async fn ensure_durable(&self, stream: &str, durable: &Durable) -> Result<(), Error> {
-        let config = pull::Config {
+        let mut config = pull::Config {
             durable_name: Some(durable.name.clone()),
             filter_subjects: durable.filters.clone(),
             deliver_policy: match durable.from {
@@ -140,7 +140,34 @@ impl Bus {
             inactive_threshold: durable.forgotten_after.unwrap_or_default(),
             ..pull::Config::default()
         };
+        if durable.forgotten_after.is_none()
+            && let Some(place) = self.place_of_durable(stream, &durable.name).await?
+        {
+            // It goes on where it is: where it would start if it were new cannot be changed any more.
+            config.deliver_policy = place;
+        }
         self.make_consumer(stream, config).await
+    }
+
+    /// Where a durable consumer once started; `None` where there is none of this name.
+    async fn place_of_durable(&self, stream: &str, consumer: &str) -> Result<Option<DeliverPolicy>, Error> {
+        use async_nats::jetstream::ErrorCode;
+        use async_nats::jetstream::context::ConsumerInfoErrorKind;
+        match self.stream(stream).await?.consumer_info(consumer).await {
+            Ok(info) => Ok(Some(info.config.deliver_policy)),
+            Err(error) => match error.kind() {
+                ConsumerInfoErrorKind::NotFound => Ok(None),
+                ConsumerInfoErrorKind::JetStream(inner) if inner.error_code() == ErrorCode::CONSUMER_NOT_FOUND => {
+                    Ok(None)
+                }
+                _ => Err(Error::Consumer {
+                    operation: "read",
+                    stream: stream.to_owned(),
+                    consumer: consumer.to_owned(),
+                    source: error.into(),
+                }),
+            },
+        }
     }
 
     /// Deletes a durable consumer; one that is not there counts as deleted.
@@ -222,7 +249,7 @@ impl Bus {
                 let handle = handle.clone();
                 async move {
                     // Far enough ahead that it never wakes before it is deleted.
-                    let until = std::time::SystemTime::now() + Duration::from_secs(3_600);
+                    let until = UNIX_EPOCH + Duration::from_micros(crate::clock::now().0) + Duration::from_secs(3_600);
                     handle.pause_consumer(&name, until.into()).await.map_err(|e| failed("pause", &name, e.into()))?;
                     let info = handle.consumer_info(&name).await.map_err(|e| failed("read", &name, e.into()))?;
                     let delivered = info.delivered.stream_sequence;

@@ -10,13 +10,13 @@ use jetlane_schemas::subject::{self, STREAM_TIME};
 use jetlane_schemas::{Headers, Hop, Micros, TaskEvent, TaskId, TaskType, frame, header};
 use std::time::Duration;
 
-/// What is due sooner is published to the due subject at once: the server's timer has a floor of
-/// 250 ms (facts: schedules).
+/// The soonest that a schedule fires: the server's timer has a floor of 250 ms.
 pub const SCHEDULE_FLOOR: Duration = Duration::from_millis(300);
 
 impl Bus {
-    /// Stores a task so that it is due at `at`, or at once where that is nearer than
-    /// [`SCHEDULE_FLOOR`]. `task.run` must already be the next run: the message id names it.
+    /// Stores a task so that it is due at `at` by the broker's clock, or at once where that has passed. What is
+    /// due within [`SCHEDULE_FLOOR`] comes about then, and never sooner. `task.run` must already be the next run:
+    /// the message id names it.
     ///
     /// # Errors
     /// [`Error::Publish`], [`Error::Refused`], [`Error::Frame`].
@@ -25,8 +25,7 @@ impl Bus {
         let body: Bytes = frame::encode_bundle(std::slice::from_ref(task))
             .map_err(|source| Error::Frame { subject: due.clone(), source: source.into() })?
             .into();
-        let floor = u64::try_from(SCHEDULE_FLOOR.as_micros()).unwrap_or(u64::MAX);
-        let (subject, headers) = if at.0 < clock::now().0.saturating_add(floor) {
+        let (subject, headers) = if at <= clock::now() {
             (due, Headers::new())
         } else {
             let mut headers = Headers::new();

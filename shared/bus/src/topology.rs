@@ -102,6 +102,7 @@ impl Bus {
             let config = self.ensure_bucket(wanted).await;
             config.map_err(|source| Error::Ensure { name, source })?;
         }
+        self.measure_clock().await;
         Ok(drifts)
     }
 

@@ -11,6 +11,7 @@ use jetlane_bus::{Bus, Connect};
 use jetlane_schemas::limits::BUNDLE_TASKS_MAX;
 use jetlane_schemas::question::{Answer, Question};
 use jetlane_schemas::{InvalidName, QueueName, TaskId, TaskType, TypeEntry};
+use serde_json::value::RawValue;
 use std::sync::Arc;
 
 /// A connection to the scheduler. Clones share it.
@@ -73,8 +74,9 @@ impl Client {
         Submit::new(self.clone(), type_name::<T>(), payload)
     }
 
-    /// The same for a type that is known by name alone: the body goes as it is.
-    pub fn submit_json(&self, task_type: impl Into<String>, body: Vec<u8>) -> Submit<serde_json::Value> {
+    /// The same for a type that is known by name alone: the body goes as it is, and the output comes as it was
+    /// written.
+    pub fn submit_json(&self, task_type: impl Into<String>, body: Vec<u8>) -> Submit<Box<RawValue>> {
         Submit::new(self.clone(), TaskType::new(task_type), Ok(body))
     }
 
@@ -108,7 +110,7 @@ impl Client {
     }
 
     /// The same for a type that is known by name alone.
-    pub fn handle_json(&self, task_type: TaskType, id: TaskId) -> TaskHandle<serde_json::Value> {
+    pub fn handle_json(&self, task_type: TaskType, id: TaskId) -> TaskHandle<Box<RawValue>> {
         TaskHandle::attached(self.clone(), task_type, id)
     }
 

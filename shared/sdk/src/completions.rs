@@ -7,18 +7,27 @@ use crate::task::{Task, type_name};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jetlane_bus::flows::{Durable, From};
-use jetlane_bus::{Ack, Pulled, Puller};
+use jetlane_bus::{Ack, Bus, Pulled, Puller};
 use jetlane_schemas::subject::{self, STREAM_DONE};
 use jetlane_schemas::{Completion, InvalidName, Outcome, QueueName, TaskType};
+use std::collections::VecDeque;
 use std::future::IntoFuture;
 use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 /// How long the server waits for an answer to a completion before it delivers it again.
 const ACK_WAIT: Duration = Duration::from_secs(30);
 /// The most completions that a subscriber holds unanswered.
 const HELD_MAX: i64 = 1_000;
-/// The most completions that one process asks for ahead.
-const AHEAD: usize = 256;
+/// The most completions that one process reads ahead.
+const AHEAD_MAX: usize = 256;
+/// How many it reads ahead before it is known how long the subscriber takes for one.
+const AHEAD_AT_FIRST: usize = 16;
+/// Completions are read ahead for about this time of the subscriber's work.
+const AHEAD_TIME: Duration = Duration::from_secs(5);
+/// How often completions that wait are extended in one ack wait: two may be lost.
+const EXTENSIONS_AN_ACK_WAIT: u32 = 3;
 /// How long the server remembers an ephemeral subscriber that is gone.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
@@ -31,12 +40,14 @@ pub struct Completions {
     outcomes: Vec<Outcome>,
     durable: Option<String>,
     from: From,
+    ack_wait: Duration,
     invalid: Option<InvalidName>,
 }
 
 impl Completions {
     pub(crate) fn new(client: Client) -> Self {
-        Self { client, types: Vec::new(), outcomes: Vec::new(), durable: None, from: From::Now, invalid: None }
+        let (types, outcomes) = (Vec::new(), Vec::new());
+        Self { client, types, outcomes, durable: None, from: From::Now, ack_wait: ACK_WAIT, invalid: None }
     }
 
     /// Only of this type; may be called more than once.
@@ -65,7 +76,8 @@ impl Completions {
         self
     }
 
-    /// Everything that is kept, not only what comes from now on. For a durable one, when it is new.
+    /// Everything that is kept, not only what comes from now on. For a durable one, when it is new: one that is
+    /// there goes on where it was.
     pub fn from_the_beginning(mut self) -> Self {
         self.from = From::Beginning;
         self
@@ -84,7 +96,7 @@ impl Completions {
             name: name.clone(),
             filters: self.types.iter().map(subject::done_of_type).collect(),
             from: self.from,
-            ack_wait: ACK_WAIT,
+            ack_wait: self.ack_wait,
             held_max: HELD_MAX,
             forgotten_after,
         };
@@ -92,7 +104,11 @@ impl Completions {
         let bus = self.client.bus();
         bus.ensure_durable(STREAM_DONE, &durable).await.map_err(failed)?;
         let puller = bus.puller(STREAM_DONE, &name).await.map_err(failed)?;
-        Ok(Subscribed { client: self.client, durable, outcomes: self.outcomes, puller })
+        let (bus, outcomes, waiting) = (bus.clone(), self.outcomes, VecDeque::new());
+        let reader = Reader { bus, durable, outcomes, puller, waiting, pace: None, given_at: None };
+        let (requests, requested) = mpsc::channel(1);
+        tokio::spawn(reader.run(requested));
+        Ok(Subscribed { requests, requested: None })
     }
 }
 
@@ -105,14 +121,15 @@ impl IntoFuture for Completions {
     }
 }
 
-/// A subscription to completions.
+/// A subscription to completions. What it has read ahead goes back to the broker when it is dropped.
 #[derive(Debug)]
 pub struct Subscribed {
-    client: Client,
-    durable: Durable,
-    outcomes: Vec<Outcome>,
-    puller: Puller,
+    requests: mpsc::Sender<Request>,
+    /// A request that is not answered yet: kept, so that a dropped wait loses nothing.
+    requested: Option<oneshot::Receiver<Result<Received, Error>>>,
 }
+
+type Request = oneshot::Sender<Result<Received, Error>>;
 
 /// A completion that a subscriber answers.
 #[derive(Debug)]
@@ -157,47 +174,224 @@ impl Subscribed {
     /// # Errors
     /// [`Error::Subscribe`] when the subscription can be neither used nor made again.
     pub async fn next(&mut self) -> Option<Result<Received, Error>> {
+        if self.requested.is_none() {
+            let (request, answer) = oneshot::channel();
+            self.requests.send(request).await.ok()?;
+            self.requested = Some(answer);
+        }
+        let answer = self.requested.as_mut()?.await.ok();
+        self.requested = None;
+        answer
+    }
+}
+
+/// Reads completions ahead of their subscriber, and extends those that wait for it: a slow subscriber gets none
+/// twice for having read it early.
+struct Reader {
+    bus: Bus,
+    durable: Durable,
+    outcomes: Vec<Outcome>,
+    puller: Puller,
+    waiting: VecDeque<Received>,
+    /// The mean time from one completion to the request of the next, once known.
+    pace: Option<Duration>,
+    given_at: Option<Instant>,
+}
+
+/// What ends a reader.
+enum Ended {
+    Dropped,
+    Closed,
+}
+
+impl Reader {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        if let Ended::Closed = self.serve(&mut requests).await {
+            return;
+        }
+        for received in self.waiting {
+            // Unanswered, it comes again after the ack wait.
+            let _closed = received.ack.give_back(Duration::ZERO).await;
+        }
+    }
+
+    async fn serve(&mut self, requests: &mut mpsc::Receiver<Request>) -> Ended {
+        let every = self.durable.ack_wait / EXTENSIONS_AN_ACK_WAIT;
+        let mut extend = tokio::time::interval_at(Instant::now() + every, every);
+        let (mut request, mut fault) = (None, None);
         loop {
-            let missing = AHEAD.saturating_sub(self.puller.outstanding());
-            if missing > AHEAD / 2
-                && let Err(source) = self.puller.ask(missing, None).await
-            {
-                return Some(Err(self.failed(source)));
+            request = self.answer(request, &mut fault);
+            if let Err(source) = self.read_ahead().await {
+                fault = Some(source);
             }
-            match self.puller.next().await {
-                Pulled::Delivery(delivery) => {
-                    let headers = delivery.headers();
-                    match Completion::from_message(&delivery.subject, &headers, &delivery.body) {
-                        Ok(completion) if self.wants(&completion) => {
-                            return Some(Ok(Received { completion, ack: delivery.ack }));
+            tokio::select! {
+                next = requests.recv(), if request.is_none() => match next {
+                    Some(next) => {
+                        self.measure();
+                        request = Some(next);
+                    }
+                    None => return Ended::Dropped,
+                },
+                pulled = self.puller.next() => match self.take(pulled).await {
+                    Ok(Some(ended)) => return ended,
+                    Ok(None) => {}
+                    Err(source) => fault = Some(source),
+                },
+                _ = extend.tick() => {
+                    for received in &self.waiting {
+                        if let Err(error) = received.ack.hold().await {
+                            tracing::debug!(%error, "A completion that waits could not be extended; it comes again.");
                         }
-                        Ok(_) => {}
-                        Err(error) => tracing::warn!(%error, "A completion cannot be read; it is passed over."),
-                    }
-                    if let Err(source) = delivery.ack.settle().await {
-                        return Some(Err(self.failed(source)));
                     }
                 }
-                Pulled::Room => {}
-                Pulled::Refused(reason) => {
-                    tracing::debug!(reason, "A pull of completions was refused.");
-                    tokio::time::sleep(jetlane_bus::pull::REFUSED_PAUSE).await;
-                }
-                Pulled::Gone => {
-                    if let Err(source) = self.client.bus().ensure_durable(STREAM_DONE, &self.durable).await {
-                        return Some(Err(self.failed(source)));
-                    }
-                }
-                Pulled::Closed => return None,
             }
         }
     }
 
-    fn wants(&self, completion: &Completion) -> bool {
-        self.outcomes.is_empty() || self.outcomes.contains(&completion.outcome)
+    /// Answers a request with a fault or the completion that has waited longest; returns it where there is neither.
+    fn answer(&mut self, request: Option<Request>, fault: &mut Option<jetlane_bus::Error>) -> Option<Request> {
+        let request = request?;
+        if let Some(source) = fault.take() {
+            let _gone = request.send(Err(Error::Subscribe { name: self.durable.name.clone(), source }));
+            return None;
+        }
+        let Some(received) = self.waiting.pop_front() else { return Some(request) };
+        match request.send(Ok(received)) {
+            Ok(()) => self.given_at = Some(Instant::now()),
+            Err(Ok(received)) => self.waiting.push_front(received),
+            Err(Err(_)) => {}
+        }
+        None
     }
 
-    fn failed(&self, source: jetlane_bus::Error) -> Error {
-        Error::Subscribe { name: self.durable.name.clone(), source }
+    /// Notes how long the subscriber took for the last completion.
+    fn measure(&mut self) {
+        let Some(given_at) = self.given_at.take() else { return };
+        let took = given_at.elapsed();
+        self.pace = Some(self.pace.map_or(took, |pace| (pace * 7 + took) / 8));
+    }
+
+    /// How many completions to hold: what the subscriber gets done in a while. The rest is for its siblings.
+    fn ahead(&self) -> usize {
+        match self.pace {
+            None => AHEAD_AT_FIRST,
+            Some(pace) => {
+                let fit = AHEAD_TIME.as_nanos() / pace.as_nanos().max(1);
+                usize::try_from(fit).unwrap_or(AHEAD_MAX).clamp(1, AHEAD_MAX)
+            }
+        }
+    }
+
+    async fn read_ahead(&mut self) -> Result<(), jetlane_bus::Error> {
+        let ahead = self.ahead();
+        let missing = ahead.saturating_sub(self.puller.outstanding() + self.waiting.len());
+        if missing > ahead / 2 { self.puller.ask(missing, None).await } else { Ok(()) }
+    }
+
+    async fn take(&mut self, pulled: Pulled) -> Result<Option<Ended>, jetlane_bus::Error> {
+        match pulled {
+            Pulled::Delivery(delivery) => {
+                let headers = delivery.headers();
+                match Completion::from_message(&delivery.subject, &headers, &delivery.body) {
+                    Ok(completion) if self.outcomes.is_empty() || self.outcomes.contains(&completion.outcome) => {
+                        self.waiting.push_back(Received { completion, ack: delivery.ack });
+                    }
+                    Ok(_) => delivery.ack.settle().await?,
+                    Err(error) => {
+                        tracing::warn!(%error, "A completion cannot be read; it is passed over.");
+                        delivery.ack.settle().await?;
+                    }
+                }
+            }
+            Pulled::Room => {}
+            Pulled::Refused(reason) => {
+                tracing::debug!(reason, "A pull of completions was refused.");
+                tokio::time::sleep(jetlane_bus::pull::REFUSED_PAUSE).await;
+            }
+            Pulled::Gone => self.bus.ensure_durable(STREAM_DONE, &self.durable).await?,
+            Pulled::Closed => return Ok(Some(Ended::Closed)),
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jetlane_bus::clock;
+    use jetlane_bus::local::{self, Options, Server};
+    use jetlane_bus::topology::Settings;
+    use jetlane_schemas::{RunToken, TaskEvent, TaskId};
+
+    async fn place() -> (Server, Client) {
+        let binary = local::find(|line| eprintln!("{line}")).await.expect("a nats-server");
+        let server = Server::start(&binary, Options::default()).await.expect("started");
+        let client = Client::connect(server.url()).await.expect("connected");
+        client.bus().ensure(&Settings::default()).await.expect("the streams are made");
+        (server, client)
+    }
+
+    async fn complete(client: &Client, count: usize) {
+        for _ in 0..count {
+            let task_type = TaskType::new("a.b").expect("valid");
+            let task = TaskEvent::new(TaskId::generate(), task_type, QueueName::default_queue(), clock::now(), vec![]);
+            let completion = Completion::of(&task, Outcome::Succeeded, clock::now());
+            let completion = Completion { token: Some(RunToken::draw()), ..completion };
+            client.bus().complete(&completion).await.expect("stored");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slow_subscriber_gets_each_completion_once() {
+        const COMPLETIONS: usize = 12;
+        let (_server, client) = place().await;
+        complete(&client, COMPLETIONS).await;
+        let mut subscription = client.completions().durable("slow").from_the_beginning();
+        subscription.ack_wait = Duration::from_secs(1);
+        let mut subscribed = subscription.await.expect("subscribed");
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..COMPLETIONS {
+            let received = subscribed.next().await.expect("open").expect("read");
+            assert!(seen.insert(received.completion.id.clone()), "{} came twice", received.completion.id);
+            // The subscriber's work: all of it together takes several ack waits.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            received.ack().await.expect("sent");
+        }
+        let more = tokio::time::timeout(Duration::from_millis(1_500), subscribed.next()).await;
+        assert!(more.is_err(), "one came a second time");
+    }
+
+    #[tokio::test]
+    async fn a_subscriber_that_goes_leaves_what_it_read_ahead_to_the_next() {
+        let (_server, client) = place().await;
+        complete(&client, 5).await;
+        let mut first = client.completions().durable("billing").from_the_beginning().await.expect("subscribed");
+        let received = first.next().await.expect("open").expect("read");
+        received.ack().await.expect("sent");
+        drop(first);
+        let mut second = client.completions().durable("billing").await.expect("the start counts when it is new");
+        for _ in 0..4 {
+            let next = tokio::time::timeout(Duration::from_secs(10), second.next()).await;
+            next.expect("it comes before its ack wait is over")
+                .expect("open")
+                .expect("read")
+                .ack()
+                .await
+                .expect("sent");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_durable_subscriber_goes_on_where_it_was_whatever_start_it_names() {
+        let (_server, client) = place().await;
+        let first = client.completions().durable("billing").await.expect("subscribed");
+        drop(first);
+        complete(&client, 2).await;
+        for _ in 0..2 {
+            let again = client.completions().durable("billing").from_the_beginning();
+            let mut again = again.of_type(TaskType::new("a.b")).await.expect("subscribed again");
+            let received = tokio::time::timeout(Duration::from_secs(10), again.next()).await.expect("in time");
+            received.expect("open").expect("read").ack().await.expect("sent");
+        }
     }
 }

@@ -96,7 +96,7 @@ impl<O> TaskHandle<O> {
     }
 
     /// Cancels the task: the stored `cancelled` completion decides it. Returns how it ended, which is
-    /// otherwise if it had completed before.
+    /// otherwise if it had completed before. After an error it may be called again: all of it is repeated.
     ///
     /// # Errors
     /// [`Error::Cancel`].
@@ -104,15 +104,13 @@ impl<O> TaskHandle<O> {
         let failed = |source| Error::Cancel { id: self.id.clone(), source };
         let bus = self.client.bus();
         match bus.complete(&self.cancelled()).await.map_err(failed)? {
-            Completed::Lost(other) => return Ok(other.outcome),
+            Completed::Lost(other) if other.outcome != Outcome::Cancelled => return Ok(other.outcome),
             Completed::Full => {
-                let full = jetlane_bus::Published::Full.or_refused(subject::STREAM_DONE);
-                return Err(failed(full.err().unwrap_or(jetlane_bus::Error::Refused {
-                    subject: subject::STREAM_DONE.into(),
-                    source: "full".into(),
-                })));
+                let source = "the stream is full: raise its limits, or let completions age sooner".into();
+                return Err(failed(jetlane_bus::Error::Refused { subject: subject::STREAM_DONE.into(), source }));
             }
-            Completed::Won => {}
+            // An earlier cancel may have been cut short after its completion was stored: the rest is repeated.
+            Completed::Lost(_) | Completed::Won => {}
         }
         // Decided. What follows spares work: dispatchers drop it, a running handler stops, a schedule goes.
         let note = async {

@@ -16,15 +16,17 @@ use tokio::time::Instant;
 const LOOK_UP_EVERY: Duration = Duration::from_secs(15);
 /// Look-ups in flight at once.
 const LOOK_UPS_IN_FLIGHT: usize = 32;
-/// The most look-ups of one round, so that a million waiting handles cost a bounded load.
-const LOOK_UPS_A_ROUND: usize = 1_000;
+/// The most look-ups of one round and type, so that a million waiting handles cost a bounded load: 273 requests a
+/// second. Those looked up longest ago come first, so that each has its turn.
+const LOOK_UPS_A_ROUND: usize = 4_096;
 
 type Waiting = HashMap<TaskId, Vec<Waiter>>;
 
 #[derive(Debug)]
 struct Waiter {
     number: u64,
-    since: Instant,
+    /// When it began to wait, or was looked up last.
+    looked_up: Instant,
     told: oneshot::Sender<Completion>,
 }
 
@@ -100,7 +102,7 @@ impl Listening {
         };
         drop(types);
         let (told, receiver) = oneshot::channel();
-        let waiter = Waiter { number, since: Instant::now(), told };
+        let waiter = Waiter { number, looked_up: Instant::now(), told };
         lock(&waiting).entry(id.clone()).or_default().push(waiter);
         Ok(Listener { number, id: id.clone(), waiting, told: Some(receiver) })
     }
@@ -114,7 +116,7 @@ impl Listening {
         tasks: impl ExactSizeIterator<Item = &'a TaskEvent>,
     ) -> Result<Vec<Listener>, Error> {
         let mut types = self.types.lock().await;
-        let (mut listeners, since) = (Vec::with_capacity(tasks.len()), Instant::now());
+        let (mut listeners, looked_up) = (Vec::with_capacity(tasks.len()), Instant::now());
         let mut last: Option<(&TaskType, Arc<Mutex<Waiting>>)> = None;
         for task in tasks {
             let waiting = match &last {
@@ -129,7 +131,7 @@ impl Listening {
             let (number, id) = (types.waiters_made, task.id.clone());
             // Nearly all tasks have one.
             let waiters = || Vec::with_capacity(1);
-            lock(&waiting).entry(id.clone()).or_insert_with(waiters).push(Waiter { number, since, told });
+            lock(&waiting).entry(id.clone()).or_insert_with(waiters).push(Waiter { number, looked_up, told });
             listeners.push(Listener { number, id, waiting: Arc::clone(&waiting), told: Some(receiver) });
             last = Some((&task.task_type, waiting));
         }
@@ -221,18 +223,40 @@ async fn notice_gaps(bus: Bus, missed: mpsc::Sender<LookUp>) {
 async fn look_up(bus: Bus, task_type: TaskType, waiting: Arc<Mutex<Waiting>>, mut missed: mpsc::Receiver<LookUp>) {
     while let Some(look_up) = missed.recv().await {
         let now = Instant::now();
-        let due = |waiter: &Waiter| look_up == LookUp::Everybody || now - waiter.since >= LOOK_UP_EVERY;
-        let most = if look_up == LookUp::Everybody { usize::MAX } else { LOOK_UPS_A_ROUND };
-        let ids: Vec<TaskId> = lock(&waiting)
-            .iter()
-            .filter(|(_, waiters)| waiters.iter().any(due))
-            .map(|(id, _)| id.clone())
-            .take(most)
-            .collect();
-        futures::stream::iter(ids)
-            .for_each_concurrent(LOOK_UPS_IN_FLIGHT, |id| look_up_one(&bus, &task_type, &waiting, id))
-            .await;
+        let until = match look_up {
+            LookUp::Everybody => now,
+            LookUp::ThoseWhoWaitLong => now.checked_sub(LOOK_UP_EVERY).unwrap_or(now),
+        };
+        loop {
+            let ids = take_turn(&mut lock(&waiting), until, LOOK_UPS_A_ROUND);
+            let is_last = ids.len() < LOOK_UPS_A_ROUND || look_up == LookUp::ThoseWhoWaitLong;
+            futures::stream::iter(ids)
+                .for_each_concurrent(LOOK_UPS_IN_FLIGHT, |id| look_up_one(&bus, &task_type, &waiting, id))
+                .await;
+            if is_last {
+                break;
+            }
+        }
     }
+}
+
+/// The tasks whose waiters were looked up last at `until` or before, the longest ago first and at most `most`. They
+/// count as looked up from now on.
+fn take_turn(waiting: &mut Waiting, until: Instant, most: usize) -> Vec<TaskId> {
+    let last = |waiters: &[Waiter]| waiters.iter().map(|waiter| waiter.looked_up).min();
+    let due = waiting.iter().filter_map(|(id, waiters)| Some((last(waiters)?, id))).filter(|(at, _)| *at <= until);
+    let mut due: Vec<(Instant, TaskId)> = due.map(|(at, id)| (at, id.clone())).collect();
+    if due.len() > most {
+        due.select_nth_unstable_by_key(most, |(at, _)| *at);
+        due.truncate(most);
+    }
+    let now = Instant::now();
+    for (_, id) in &due {
+        for waiter in waiting.get_mut(id.as_str()).into_iter().flatten() {
+            waiter.looked_up = now;
+        }
+    }
+    due.into_iter().map(|(_, id)| id).collect()
 }
 
 async fn look_up_one(bus: &Bus, task_type: &TaskType, waiting: &Mutex<Waiting>, id: TaskId) {
@@ -244,5 +268,27 @@ async fn look_up_one(bus: &Bus, task_type: &TaskType, waiting: &Mutex<Waiting>, 
         }
         Ok(None) => {}
         Err(error) => tracing::debug!(%error, "A look-up failed; the next round tries again."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn each_of_many_waiters_is_looked_up_in_its_turn() {
+        const WAITERS: usize = 100;
+        let since = Instant::now();
+        let waiter = |number| Waiter { number, looked_up: since, told: oneshot::channel().0 };
+        let mut waiting: Waiting = (0..WAITERS).map(|n| (TaskId::generate(), vec![waiter(n as u64)])).collect();
+        let mut looked_up = HashSet::new();
+        for _ in 0..4 {
+            let turn = take_turn(&mut waiting, since, 30);
+            assert!(turn.len() <= 30);
+            looked_up.extend(turn);
+        }
+        assert_eq!(looked_up.len(), WAITERS);
+        assert!(take_turn(&mut waiting, since, 30).is_empty(), "nobody is due twice in a round");
     }
 }

@@ -11,7 +11,7 @@ use jetlane_schemas::Admit;
 use jetlane_schemas::limits::DELAY_MS_MAX;
 use jetlane_schemas::question::{Expectation, Prospect, Question};
 use jetlane_schemas::task::InvalidOption;
-use jetlane_schemas::{Callback, InvalidName, Micros, Needs, Priority, QueueName, TaskEvent, TaskId, TaskType, Tenant};
+use jetlane_schemas::{Callback, InvalidName, Needs, Priority, QueueName, TaskEvent, TaskId, TaskType, Tenant};
 use std::future::IntoFuture;
 use std::marker::PhantomData;
 use std::time::{Duration, SystemTime};
@@ -98,16 +98,17 @@ impl<O> Submit<O> {
         })
     }
 
-    /// Until when it must have started; past it, it completes as expired.
+    /// Until when it must have started, by this machine's clock; past it, it completes as expired. The broker's
+    /// clock decides: the time that is left is kept, however far the two clocks are apart.
     pub fn deadline(self, at: SystemTime) -> Self {
         self.set(|task| {
-            let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            task.deadline = Some(Micros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX)));
+            task.deadline = Some(clock::from_calendar(at));
             Ok(())
         })
     }
 
-    /// How long it waits before it is due. At most a year. The broker keeps the time.
+    /// How long it waits from its submission on: it is never due sooner. At most a year. The broker keeps the
+    /// time, to about 0.3 s.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.delay = delay;
         self.set(|_| {
@@ -208,7 +209,8 @@ impl<O> Submit<O> {
         })
     }
 
-    /// The queue. Default: the one that the type is announced for.
+    /// The queue. Default: the one that the type is announced for. A type that nobody has announced waits in
+    /// this queue until somebody does.
     pub fn queue(mut self, queue: impl Into<String>) -> Self {
         match QueueName::new(queue) {
             Ok(queue) => self.queue = Some(queue),
@@ -305,14 +307,17 @@ impl<O> Submit<O> {
         task.check(self.client.bus().body_bytes_max())?;
         let announced = self.client.registry().queue_of(&task.task_type);
         let known = announced.is_some();
-        // A type that nobody has announced goes to the open door: there it waits without standing in
-        // anybody's way.
-        let queue = self.queue.or(announced).filter(|_| known);
-        if let Some(queue) = &queue {
-            task.queue = queue.clone();
-            task.shard = self.client.registry().shard(queue, &task.tenant);
-        }
-        Ok((self.client, Ready { id: task.id.clone(), task, known, delay: self.delay, company }))
+        // A type that nobody has announced and that names no queue goes to the open door: there it waits
+        // without standing in anybody's way.
+        let door = match self.queue.or(announced) {
+            Some(queue) => {
+                task.shard = self.client.registry().shard(&queue, &task.tenant);
+                task.queue = queue;
+                Door::Queue
+            }
+            None => Door::Open,
+        };
+        Ok((self.client, Ready { id: task.id.clone(), task, known, door, delay: self.delay, company }))
     }
 }
 
@@ -321,8 +326,18 @@ struct Ready {
     id: TaskId,
     task: Box<TaskEvent>,
     known: bool,
+    door: Door,
     delay: Duration,
     company: Company,
+}
+
+/// Where a submission enters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    /// Framed, at its queue's subject.
+    Queue,
+    /// As any client publishes it, at its type's.
+    Open,
 }
 
 /// Whose tasks a submission's message may carry beside its own.
@@ -335,7 +350,11 @@ enum Company {
 impl Ready {
     /// Asks whether it can meet its deadline, where it is to be refused otherwise.
     async fn admit(&self, client: &Client) -> Result<(), Error> {
-        if self.task.admit != Admit::Strict || self.task.deadline.is_none() || !self.known || !self.delay.is_zero() {
+        if self.task.admit != Admit::Strict
+            || self.task.deadline.is_none()
+            || self.door == Door::Open
+            || !self.delay.is_zero()
+        {
             return Ok(());
         }
         let told = crate::question::expect_if_told(client.bus(), &self.task.queue, &self.question()).await?;

@@ -49,7 +49,7 @@ impl Stage {
         serde_json::from_slice(&message.body).expect("a question")
     }
 
-    fn strict(&self) -> jetlane::Submit<serde_json::Value> {
+    fn strict(&self) -> jetlane::Submit<Box<serde_json::value::RawValue>> {
         self.client
             .submit_json("image.thumbnail", b"{}".to_vec())
             .deadline(SystemTime::now() + Duration::from_secs(60))

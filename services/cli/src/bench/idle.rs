@@ -83,7 +83,7 @@ async fn system(processes: &mut Processes, time: Duration) -> Result<Cost, Failu
     }
     // What has been seen to work; its connection then goes, since an idle system has no submitter.
     let client = connect(&processes.server.url(), "bench-probe").await?;
-    services::first(|| client.submit(Echo(Value::Null))).await?;
+    services::first(|| client.submit(Echo::of(&Value::Null))).await?;
     drop(client);
     watch(processes, &[], time).await
 }

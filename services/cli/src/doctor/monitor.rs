@@ -54,7 +54,7 @@ struct Config {
 pub(super) async fn read(server_name: &str) -> Result<Monitored, String> {
     let named = std::env::var(MONITOR_URL).ok().filter(|url| !url.is_empty());
     let url = named.clone().unwrap_or_else(|| USUAL_URL.into());
-    let asked = clock::now();
+    let asked = clock::calendar();
     let varz = ask(&url).await.map_err(|why| match named {
         Some(_) => format!("{MONITOR_URL} ({url}): {why}"),
         None => format!("set {MONITOR_URL} to the server's monitoring address; nothing answers at {USUAL_URL}"),
@@ -63,7 +63,7 @@ pub(super) async fn read(server_name: &str) -> Result<Monitored, String> {
     if named.is_none() && varz.server_name != server_name {
         return Err(format!("set {MONITOR_URL} to the server's monitoring address; {USUAL_URL} is another server's"));
     }
-    Ok(Monitored { varz, asked, answered: clock::now() })
+    Ok(Monitored { varz, asked, answered: clock::calendar() })
 }
 
 async fn ask(url: &str) -> Result<Varz, String> {

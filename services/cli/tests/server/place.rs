@@ -8,7 +8,10 @@ use jetlane_schemas::{
     Completion, Failure, Outcome, QueueEntry, QueueName, RunToken, TaskEvent, TaskId, TaskType, TypeEntry,
 };
 use serde_json::Value;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::sync::LazyLock;
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
@@ -46,6 +49,13 @@ impl Place {
 
     pub(crate) async fn run(&self, words: &[&str]) -> Output {
         self.command(words).output().await.expect("the command runs")
+    }
+
+    /// The command on a machine whose calendar is so many seconds ahead of the broker's, or behind it.
+    pub(crate) fn command_ahead_by(&self, seconds: i32, words: &[&str]) -> Command {
+        let mut command = self.command(words);
+        command.env("LD_PRELOAD", skewed_calendar()).env("AHEAD_BY_S", seconds.to_string());
+        command
     }
 
     /// Runs it with `-o json`; the exit code and what it printed.
@@ -131,4 +141,18 @@ impl Place {
         within.await.expect("it leads");
         child
     }
+}
+
+/// A library that shifts the calendar of a process that loads it, compiled once.
+fn skewed_calendar() -> &'static Path {
+    static LIBRARY: LazyLock<(TempDir, PathBuf)> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (source, library) = (folder.path().join("skew.c"), folder.path().join("skew.so"));
+        std::fs::write(&source, include_str!("skew.c")).expect("written");
+        let mut compile = std::process::Command::new("cc");
+        compile.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source);
+        assert!(compile.status().expect("the linker of Rust is there").success());
+        (folder, library)
+    });
+    &LIBRARY.1
 }

@@ -3,8 +3,8 @@
 use crate::place::{Place, said};
 use jetlane_bus::clock;
 use jetlane_bus::look::Start;
-use jetlane_schemas::subject::{STREAM_TASKS, TASK_ALL};
-use jetlane_schemas::{Admit, frame};
+use jetlane_schemas::subject::{SCHEDULE_ALL, STREAM_TASKS, STREAM_TIME, TASK_ALL};
+use jetlane_schemas::{Admit, Micros, frame, header};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -23,6 +23,33 @@ async fn what_is_said_of_a_task_rides_along() {
     assert!(task.needs.labels.contains("x"));
     let deadline = task.deadline.expect("one was said").0;
     assert!(deadline.abs_diff(clock::now().0 + 30_000_000) < 20_000_000, "{deadline}");
+}
+
+/// When a schedule fires, as its header says.
+async fn fires_at(place: &Place, number: u64) -> Micros {
+    let stored = place.bus.look(STREAM_TIME, SCHEDULE_ALL, Start::Sequence(number), 1).await.expect("read");
+    let at = stored[0].headers.get(header::SCHEDULE).expect("it is a schedule").strip_prefix("@at ");
+    at.and_then(clock::parse_rfc3339).expect("a time")
+}
+
+#[tokio::test]
+async fn a_delay_and_a_deadline_are_kept_whatever_the_submitters_clock_says() {
+    let place = Place::new().await;
+    place.announce("a.b", "q").await;
+    for (number, ahead_by) in [-120, 120].into_iter().enumerate() {
+        let before = clock::calendar();
+        let words = ["submit", "a.b", "{}", "--delay", "60s", "--deadline", "90s"];
+        let output = place.command_ahead_by(ahead_by, &words).output().await.expect("the command runs");
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        let after = clock::calendar();
+        let due_at = fires_at(&place, number as u64 + 1).await;
+        assert!(due_at.0 >= before.0 + 60_000_000, "ahead by {ahead_by} s: never sooner");
+        assert!(due_at.0 <= after.0 + 60_500_000, "ahead by {ahead_by} s: {} us late", due_at.0 - after.0);
+        let subject = place.bus.look(STREAM_TIME, SCHEDULE_ALL, Start::Sequence(number as u64 + 1), 1).await;
+        let task = frame::decode_bundle(&subject.expect("read")[0].body).expect("a frame").remove(0);
+        let deadline = task.deadline.expect("one was said").0;
+        assert!((before.0 + 90_000_000..after.0 + 90_500_000).contains(&deadline), "ahead by {ahead_by} s: {deadline}");
+    }
 }
 
 #[tokio::test]

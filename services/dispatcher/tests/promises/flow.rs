@@ -103,6 +103,21 @@ async fn a_delayed_task_is_kept_by_the_broker_and_runs_when_it_is_due() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delay_shorter_than_the_brokers_timer_can_keep_is_never_cut_short() {
+    let stage = Stage::set().await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    let mut taker = stage.taker("pictures").await;
+    for delay_ms in [1, 50, 150, 250] {
+        let sent_at = clock::now();
+        stage.publish("a.b", &[("ce-jetlanedelayms", &delay_ms.to_string())], "{}").await;
+        let (_, delivery) = taker.next(1, PATIENCE).await.expect("a task comes");
+        let waited = clock::now().ms_since(sent_at);
+        assert!(waited >= f64::from(delay_ms), "{delay_ms} ms were asked for, it came after {waited} ms");
+        taker.settle(delivery).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_past_its_deadline_expires_without_running() {
     let stage = Stage::set().await;
     stage.announce("a.b", r#"{"queue":"pictures"}"#).await;

@@ -11,7 +11,7 @@ use jetlane_core::run::{Hold, OUTAGE_MAX};
 use jetlane_schemas::frame::Progress;
 use jetlane_schemas::inquiry::InquiredRun;
 use jetlane_schemas::limits::CHECKPOINT_BYTES_MAX;
-use jetlane_schemas::{Headers, Micros, TaskEvent, TaskId, TaskRef, TaskType, subject};
+use jetlane_schemas::{Headers, TaskEvent, TaskId, TaskRef, TaskType, subject};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -196,9 +196,9 @@ impl Ctx {
         self.run.task.headers.clone().into()
     }
 
-    /// Until when the task should have started, where the submitter said so.
+    /// Until when the task should have started, by this machine's clock, where the submitter said so.
     pub fn deadline(&self) -> Option<SystemTime> {
-        self.run.task.deadline.map(|Micros(at)| SystemTime::UNIX_EPOCH + Duration::from_micros(at))
+        self.run.task.deadline.map(clock::to_calendar)
     }
 
     /// Resolves when the handler is to stop: somebody cancelled the task, its time is up, or another

@@ -4,7 +4,7 @@
 
 use super::gathering::{BUNDLE_BYTES_MAX, shared, store_apart};
 use super::send::{publish_span, submit_span};
-use super::{Accepted, Ready, Submit};
+use super::{Accepted, Door, Ready, Submit};
 use crate::client::Client;
 use crate::error::Error;
 use crate::handle::TaskHandle;
@@ -82,7 +82,7 @@ impl<O: Send + 'static> Round<O> {
                 return;
             }
         };
-        if !ready.known || ready.task.admit == Admit::Strict {
+        if !ready.known || ready.door == Door::Open || ready.task.admit == Admit::Strict {
             let alone = async move { vec![(number, super::submit_ready(client, ready).await)] };
             return self.send(1, Box::pin(alone)).await;
         }

@@ -1,12 +1,12 @@
 //! How a submission reaches the broker: framed by the door of its queue, or by the open one.
 
-use super::{Accepted, Company, Ready};
+use super::{Accepted, Company, Door, Ready};
 use crate::client::Client;
 use crate::error::Error;
 use jetlane_bus::{Outgoing, Published, clock, publish::Expect, trace};
-use jetlane_schemas::{Admit, Hop};
-use jetlane_schemas::{Headers, Micros, TaskEvent, frame, header, intake, subject};
+use jetlane_schemas::{Admit, Headers, Hop, TaskEvent, frame, header, intake, subject};
 use std::fmt;
+use std::time::Duration;
 use tracing::Instrument;
 
 pub(super) async fn send(client: &Client, mut ready: Ready) -> Result<Accepted, Error> {
@@ -40,10 +40,10 @@ pub(super) fn submit_span(ready: &Ready) -> tracing::Span {
 /// destination is the subject's start: as few names as there are queues and types.
 pub(super) fn publish_span(ready: &Ready) -> tracing::Span {
     let (queue, task_type): (&dyn fmt::Display, &dyn fmt::Display) = (&ready.task.queue, &ready.task.task_type);
-    let (door, whose) = match (ready.known, ready.delay.is_zero()) {
-        (true, true) => ("task", queue),
-        (true, false) => ("due", queue),
-        (false, _) => ("submit", task_type),
+    let (door, whose) = match (ready.door, ready.delay.is_zero()) {
+        (Door::Queue, true) => ("task", queue),
+        (Door::Queue, false) => ("due", queue),
+        (Door::Open, _) => ("submit", task_type),
     };
     tracing::info_span!(
         target: "jetlane::span",
@@ -63,22 +63,26 @@ pub(super) fn publish_span(ready: &Ready) -> tracing::Span {
 }
 
 async fn store(client: &Client, ready: Ready) -> Result<Accepted, Error> {
-    let Ready { id, mut task, known, delay, company } = ready;
+    let Ready { id, mut task, known, door, delay, company } = ready;
     let failed = |source| Error::Submit { id: id.clone(), source };
     if !delay.is_zero() {
-        let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
-        task.due_at = Some(Micros(task.submitted_at.0.saturating_add(micros)));
+        task.due_at = Some(clock::after(delay));
     }
-    if known && company == Company::Any && task.due_at.is_none() {
+    if door == Door::Queue && company == Company::Any && task.due_at.is_none() {
         let subject = subject::task(&task.queue, task.priority, task.shard);
-        return client.gathering().store(&subject, vec![task], client.bundle_most()).await.map_err(failed);
+        let stored = client.gathering().store(&subject, vec![task], client.bundle_most()).await;
+        return stored.map(|accepted| Accepted { known, ..accepted }).map_err(failed);
     }
     let (subject, published) = match task.due_at {
-        Some(due_at) if known => (task.due_subject(), client.bus().store_due(&task, due_at).await),
+        Some(due_at) if door == Door::Queue => (task.due_subject(), client.bus().store_due(&task, due_at).await),
         _ => {
             let framed_as =
                 || framed(subject::task(&task.queue, task.priority, task.shard), std::slice::from_ref(&task));
-            let out = if known { framed_as() } else { by_the_open_door(&task) }.map_err(failed)?;
+            let out = match door {
+                Door::Queue => framed_as(),
+                Door::Open => by_the_open_door(&task, delay),
+            }
+            .map_err(failed)?;
             (out.subject.clone(), client.bus().publish(out).await)
         }
     };
@@ -101,7 +105,7 @@ pub(super) fn framed(subject: String, tasks: &[Box<TaskEvent>]) -> Result<Outgoi
 }
 
 /// The same task as any client would publish it: a binary CloudEvent.
-fn by_the_open_door(task: &TaskEvent) -> Result<Outgoing, jetlane_bus::Error> {
+fn by_the_open_door(task: &TaskEvent, delay: Duration) -> Result<Outgoing, jetlane_bus::Error> {
     let mut headers: Headers = task.headers.clone().into();
     headers.push(header::CE_SPECVERSION, "1.0");
     headers.push(header::CE_ID, task.id.as_str());
@@ -125,8 +129,8 @@ fn by_the_open_door(task: &TaskEvent) -> Result<Outgoing, jetlane_bus::Error> {
     optional(header::RETRIES, task.retries.map(|n| n.to_string()));
     optional(header::TIMEOUT_MS, task.timeout_ms.map(|n| n.to_string()));
     optional(header::PARENT, task.parent.as_ref().map(ToString::to_string));
-    let delay = task.due_at.map(|due| due.0.saturating_sub(task.submitted_at.0) / 1_000);
-    optional(header::DELAY_MS, delay.map(|ms| ms.to_string()));
+    // A part of a millisecond counts as one: it is never due sooner than asked.
+    optional(header::DELAY_MS, (!delay.is_zero()).then(|| delay.as_nanos().div_ceil(1_000_000).to_string()));
     let callbacks = serde_json::to_string(&task.callbacks).expect("callbacks hold nothing but text");
     optional(header::CALLBACKS, (!task.callbacks.is_empty()).then_some(callbacks));
     if !task.trace.is_empty() {
