@@ -174,9 +174,15 @@ pub struct Completion {
     /// What this completion triggers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub callbacks: Vec<Callback>,
+    /// The claim of the task's key, which ends with it. Known to whoever has the task.
+    #[serde(skip)]
+    pub claim: Option<TaskId>,
     /// The trace to go on with.
     #[serde(default)]
     pub trace: TraceContext,
+    /// The task's W3C Baggage, for its follow-ups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baggage: Option<String>,
     /// How `body` is written.
     #[serde(default)]
     pub codec: PayloadCodec,
@@ -218,6 +224,12 @@ impl Completion {
             cut: false,
             parent: task.parent.clone(),
             callbacks: task.callbacks.clone(),
+            claim: task.claim(),
+            baggage: task
+                .headers
+                .iter()
+                .find(|(name, _)| name.eq_ignore_ascii_case(header::BAGGAGE))
+                .map(|(_, value)| value.clone()),
             trace: task.trace.clone(),
             codec: PayloadCodec::Json,
             body: Vec::new(),
@@ -293,6 +305,10 @@ impl Completion {
             let json = serde_json::to_string(&self.callbacks).expect("callbacks hold nothing but text");
             put(header::CALLBACKS, &crate::intake::percent_encode(&json));
         }
+        // For the follow-ups, and nobody else.
+        if let Some(baggage) = self.baggage.as_ref().filter(|_| !self.callbacks.is_empty()) {
+            put(header::BAGGAGE, baggage);
+        }
         if !self.trace.is_empty() {
             put(header::TRACEPARENT, &self.trace.traceparent);
             if !self.trace.tracestate.is_empty() {
@@ -347,6 +363,8 @@ impl Completion {
             late: headers.get(header::LATE) == Some("true"),
             cut: headers.get(header::CUT) == Some("true"),
             parent: headers.get(header::PARENT).and_then(|t| TaskId::new(t).ok()),
+            claim: None,
+            baggage: headers.get(header::BAGGAGE).map(str::to_owned),
             callbacks: text(header::CALLBACKS).and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default(),
             trace: TraceContext::from_headers(headers),
             codec: headers.get(header::CE_DATACONTENTTYPE).and_then(PayloadCodec::from_media_type).unwrap_or_default(),

@@ -28,6 +28,8 @@ pub const PRIORITY: &str = "ce-jetlanepriority";
 pub const TENANT: &str = "ce-jetlanetenant";
 /// Task: the submitter's idempotency key.
 pub const KEY: &str = "ce-jetlanekey";
+/// How long the key stays taken after its task has ended, in milliseconds.
+pub const UNIQUE_FOR_MS: &str = "ce-jetlaneuniquefor";
 /// Task: how long it waits before it is due, in milliseconds.
 pub const DELAY_MS: &str = "ce-jetlanedelayms";
 /// Task: until when it must have started, RFC 3339.
@@ -87,6 +89,8 @@ pub const REASON: &str = "ce-jetlanereason";
 pub const TRACEPARENT: &str = "traceparent";
 /// W3C trace context, vendor part.
 pub const TRACESTATE: &str = "tracestate";
+/// W3C Baggage: what the submitter says about the whole of a trace. Passes from a task to its follow-ups.
+pub const BAGGAGE: &str = "baggage";
 /// The media type of a structured CloudEvent.
 pub const CONTENT_TYPE: &str = "content-type";
 

@@ -82,6 +82,12 @@ impl TaskId {
         Self(hashed("k", &[task_type, tenant, key]).into())
     }
 
+    /// Whether it was made by [`TaskId::from_key`], as far as its form tells.
+    pub fn is_of_key(&self) -> bool {
+        let digits = self.as_str().strip_prefix('k');
+        digits.is_some_and(|digits| digits.len() == 40 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    }
+
     /// The id of the `index`-th follow-up of a task, the same however often its completion is delivered.
     pub fn of_follow_up(parent_type: &TaskType, parent: &TaskId, index: usize) -> Self {
         Self(hashed("f", &[parent_type.as_str(), parent.as_str(), &index.to_string()]).into())

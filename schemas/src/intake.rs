@@ -8,7 +8,7 @@ use crate::header::{self, Headers};
 use crate::id::TaskId;
 use crate::limits::DELAY_MS_MAX;
 use crate::options::{Micros, PayloadCodec, Shard};
-use crate::task::{Callback, InvalidOption, TaskEvent, TraceContext};
+use crate::task::{Callback, InvalidOption, TaskEvent, TraceContext, is_key};
 use crate::token::{TaskType, Tenant};
 use crate::{QueueName, TypeEntry};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
@@ -53,7 +53,7 @@ pub struct Refused {
 
 /// Reads a message as a task of `task_type`, whose announcement is `entry`.
 ///
-/// The id is the event's where it has one, otherwise `s<sequence>`. `parse_time` reads RFC 3339; it
+/// The id is the event's where it has one, otherwise it is made of its key, otherwise `s<sequence>`. `parse_time` reads RFC 3339; it
 /// is an argument so that this crate needs no calendar.
 ///
 /// # Errors
@@ -109,9 +109,20 @@ fn blank(
             &percent_decode(attributes.get(header::CE_SOURCE).unwrap_or_default()),
             &percent_decode(id),
         ),
-        None => TaskId::from_sequence(message.stream_sequence),
+        // The same key is the same task.
+        None => match attributes.get(header::KEY).map(percent_decode).filter(|key| is_key(key)) {
+            Some(key) => {
+                let tenant = percent_decode(tenant_of(attributes).unwrap_or_default());
+                TaskId::from_key(task_type.as_str(), &tenant, &key)
+            }
+            None => TaskId::from_sequence(message.stream_sequence),
+        },
     };
     TaskEvent::new(id, task_type.clone(), queue.clone(), message.stored_at, body)
+}
+
+fn tenant_of(attributes: &Headers) -> Option<&str> {
+    attributes.get(header::TENANT).or_else(|| attributes.get(header::CE_PARTITIONKEY))
 }
 
 /// Binary mode, and plain messages: the attributes are the headers, the body is the data.
@@ -199,11 +210,12 @@ fn set_options(
     if let Some(priority) = text(header::PRIORITY) {
         task.priority = priority.parse().map_err(|_| out("priority", "must be critical, high, normal or low"))?;
     }
-    if let Some(tenant) = text(header::TENANT).or_else(|| text(header::CE_PARTITIONKEY)) {
+    if let Some(tenant) = tenant_of(attributes).map(percent_decode) {
         task.tenant = Tenant::new(tenant).map_err(|e| out("tenant", e.reason))?;
         task.shard = Shard::shared_by_hash(&task.tenant);
     }
     task.key = text(header::KEY);
+    task.unique_for_ms = number(header::UNIQUE_FOR_MS, "unique_for")?;
     task.size_key = text(header::SIZE_KEY);
     task.estimate_us = number(header::ESTIMATE_MS, "estimate")?.map(|ms| ms.saturating_mul(1_000));
     if let Some(json) = text(header::NEEDS) {
@@ -261,6 +273,16 @@ mod tests {
     fn a_bare_body_is_a_task_named_by_its_sequence() {
         let task = read_with(&[], b"{}").expect("accepted");
         assert_eq!((task.id.as_str(), task.queue.as_str(), task.submitted_at), ("s12", "pictures", Micros(5_000_000)));
+    }
+
+    #[test]
+    fn the_id_of_a_task_with_a_key_and_no_id_is_made_of_the_key() {
+        let keyed = |headers: &[(&str, &str)]| read_with(headers, b"{}").expect("accepted").id;
+        let key = ("ce-jetlanekey", "order-7");
+        assert_eq!(keyed(&[key]), TaskId::from_key("a.b", "", "order-7"), "as the SDK makes it");
+        assert_eq!(keyed(&[("ce-partitionkey", "ada"), key]), TaskId::from_key("a.b", "ada", "order-7"));
+        let own = "0190b8f2-7c1e-7000-8000-000000000001";
+        assert_eq!(keyed(&[("ce-id", own), key]).as_str(), own);
     }
 
     #[test]

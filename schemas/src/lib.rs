@@ -18,6 +18,7 @@
 //! Deliberately absent: I/O, clocks, async and the broker's client.
 
 mod base64_text;
+pub mod claim;
 pub mod codec;
 pub mod completion;
 pub mod document;

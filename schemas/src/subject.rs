@@ -4,9 +4,9 @@ mod bucket;
 mod callback;
 
 pub use bucket::{
-    NOTES_CANCELLED_ALL, REGISTRY_PLAIN_ALL, RegistryKey, kv, lease_queue, note_begun, note_cancelled, note_checkpoint,
-    parse_note_cancelled, parse_registry_plain, registry_estimate, registry_plain, registry_queue, registry_shard,
-    registry_shared, registry_type,
+    NOTES_CANCELLED_ALL, REGISTRY_PLAIN_ALL, RegistryKey, claim, kv, lease_queue, note_begun, note_cancelled,
+    note_checkpoint, parse_note_cancelled, parse_registry_plain, registry_estimate, registry_plain, registry_queue,
+    registry_shard, registry_shared, registry_type,
 };
 pub use callback::{
     CALLBACK_ALL, DEAD_CALLBACK_ALL, callback, dead_callback, parse_callback, parse_dead_callback, schedule_callback,
@@ -37,6 +37,8 @@ pub const BUCKET_REGISTRY: &str = "jetlane_registry";
 pub const BUCKET_LEASES: &str = "jetlane_leases";
 /// Checkpoints and cancelled ids, with a time to live.
 pub const BUCKET_NOTES: &str = "jetlane_notes";
+/// KV: who has an idempotency key.
+pub const BUCKET_CLAIMS: &str = "jetlane_claims";
 
 /// All subjects of the open door.
 pub const SUBMIT_ALL: &str = "jetlane.submit.>";

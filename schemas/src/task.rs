@@ -1,5 +1,6 @@
 //! The task event: a unit of work with everything that rides along.
 
+use crate::claim::UNIQUE_FOR_MS_MAX;
 use crate::id::{TaskId, TaskRef};
 use crate::limits::{
     CALLBACKS_MAX, CHECKPOINT_BYTES_MAX, HEADER_BYTES_MAX, HEADERS_MAX, NAME_BYTES_MAX, RETRIES_MAX, TIMEOUT_MS_MAX,
@@ -57,6 +58,10 @@ pub struct TaskEvent {
     /// The submitter's idempotency key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// How long the key stays taken after the task has ended, in milliseconds. Known at the intake alone: from there on
+    /// it stands in the claim.
+    #[serde(skip)]
+    pub unique_for_ms: Option<u64>,
     /// Groups tasks for estimates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_key: Option<String>,
@@ -232,6 +237,7 @@ impl TaskEvent {
             fit: Fit::default(),
             tenant: Tenant::default(),
             key: None,
+            unique_for_ms: None,
             size_key: None,
             needs: Needs::default(),
             estimate_us: None,
@@ -297,12 +303,12 @@ impl TaskEvent {
             return Err(invalid("timeout", format!("must be 1 to {TIMEOUT_MS_MAX} ms")));
         }
         for (option, text) in [("key", &self.key), ("size_key", &self.size_key)] {
-            if text
-                .as_ref()
-                .is_some_and(|t| t.is_empty() || t.len() > NAME_BYTES_MAX || t.chars().any(char::is_control))
-            {
+            if text.as_ref().is_some_and(|text| !is_key(text)) {
                 return Err(invalid(option, format!("must be 1 to {NAME_BYTES_MAX} bytes without control characters")));
             }
+        }
+        if self.unique_for_ms.is_some_and(|ms| ms > UNIQUE_FOR_MS_MAX) {
+            return Err(invalid("unique_for", format!("must be at most {UNIQUE_FOR_MS_MAX} ms")));
         }
         if self.checkpoint.as_ref().is_some_and(|bytes| bytes.len() > CHECKPOINT_BYTES_MAX) {
             return Err(invalid("checkpoint", format!("must be at most {CHECKPOINT_BYTES_MAX} bytes")));
@@ -314,6 +320,11 @@ impl TaskEvent {
         check_headers(&self.headers)?;
         check_callbacks(&self.callbacks)
     }
+}
+
+/// Whether this can be a key: 1 to 256 bytes without control characters.
+pub(crate) fn is_key(text: &str) -> bool {
+    !text.is_empty() && text.len() <= NAME_BYTES_MAX && !text.chars().any(char::is_control)
 }
 
 fn check_headers(headers: &[(String, String)]) -> Result<(), InvalidOption> {

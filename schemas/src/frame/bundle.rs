@@ -320,6 +320,7 @@ impl TryFrom<TaskV1<'_>> for TaskEvent {
             fit: Fit::read(&wire.fit)?,
             tenant: Tenant::read(&wire.tenant)?,
             key: text(wire.key),
+            unique_for_ms: None,
             size_key: text(wire.size_key),
             codec,
             submitted_at: Micros(wire.submitted_us),

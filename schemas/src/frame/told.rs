@@ -136,6 +136,8 @@ impl ToldOne<'_> {
             cut: wire.cut,
             parent: text(&wire.parent).map(TaskId::new).transpose()?,
             callbacks: Vec::new(),
+            claim: None,
+            baggage: None,
             trace: TraceContext {
                 traceparent: wire.traceparent.clone().into_owned(),
                 tracestate: wire.tracestate.clone().into_owned(),

@@ -85,6 +85,11 @@ pub fn lease_queue(queue: &QueueName) -> String {
     format!("queue.{queue}")
 }
 
+/// Claims key of an idempotency key: the type, and what [`crate::TaskEvent::claim`] makes of the key.
+pub fn claim(task_type: &TaskType, name: &TaskId) -> String {
+    format!("{task_type}.{name}")
+}
+
 /// Notes key of a cancelled task.
 pub fn note_cancelled(task_type: &TaskType, id: &TaskId) -> String {
     format!("cancelled.{task_type}.{id}")

@@ -211,6 +211,9 @@ impl Post {
             .priority(priority)
             .tenant(parent.tenant.as_str())
             .parent(parent.id.clone());
+        if let Some(baggage) = &parent.baggage {
+            submit = submit.header(header::BAGGAGE, baggage);
+        }
         for callback in callbacks {
             submit = submit.callback(callback.clone());
         }

@@ -146,9 +146,13 @@ pub struct Submit {
     /// Its fairness key.
     #[arg(long)]
     pub tenant: Option<String>,
-    /// Its idempotency key.
+    /// Its idempotency key: one task of a type, tenant and key waits or runs at a time.
     #[arg(long)]
     pub key: Option<String>,
+    /// How long the key stays taken after the task has ended; default: as long as its completion is kept. `0s`
+    /// lets the next submission run at once.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, requires = "key")]
+    pub unique_for: Option<Duration>,
     /// Its queue; default: the one that its type is announced for.
     #[arg(long)]
     pub queue: Option<String>,

@@ -63,6 +63,9 @@ fn submission(client: &Client, task_type: &TaskType, args: &args::Submit, body: 
     if let Some(key) = &args.key {
         submit = submit.key(key);
     }
+    if let Some(unique_for) = args.unique_for {
+        submit = submit.unique_for(unique_for);
+    }
     if let Some(queue) = &args.queue {
         submit = submit.queue(queue);
     }

@@ -139,7 +139,7 @@ async fn until_known<T, F: Future<Output = Result<T, Error>>>(
 
 impl Bus {
     /// Stores a completion unless the task has one, and tells which it is: here, and to who waits for it.
-    /// What the completion triggers is stored too once this returns, unless it has no token: then it counts as a
+    /// The claim of the task's key has ended, and what the completion triggers is stored too, once this returns, unless it has no token: then it counts as a
     /// plain client's, whose callbacks the callback service finds in DONE.
     ///
     /// # Errors
@@ -177,6 +177,12 @@ impl Bus {
             .await;
         for (completed, own) in all.iter_mut().zip(completions) {
             let Some(done) = completed.as_ref().ok().and_then(|completed| completed.stored(own)) else { continue };
+            if let Some(claim) = &own.claim
+                && let Err(error) = self.end_claim(&own.task_type, claim, &own.id).await
+            {
+                *completed = Err(error);
+                continue;
+            }
             // A plain client's, to which ours has lost: the callback service reads it from DONE.
             if done.token.is_none() || done.callbacks.is_empty() {
                 continue;
@@ -208,6 +214,9 @@ impl Bus {
             Ok(Answer::Stored(_)) => {}
             // Whatever became of it is found out by the way of all others.
             Ok(_) | Err(_) => return self.complete(completion).await,
+        }
+        if let Some(claim) = &completion.claim {
+            self.end_claim(&completion.task_type, claim, &completion.id).await?;
         }
         if completion.token.is_some() && !completion.callbacks.is_empty() {
             self.trigger(completion).await?;

@@ -15,6 +15,7 @@
 //! - [`done`]: the one completion of a task, arbitrated by the server; [`Hearing`]: hearing of it
 //! - [`schedule`]: delays in the broker
 //! - [`lease`], [`kv`]: who leads a queue; what is announced
+//! - [`claims`]: one task of a key at a time
 //! - [`probe`]: whether the connection is up and the streams exist, for readiness
 //! - [`trace`], [`clock`]: trace context as it travels; the three clocks
 //! - [`local`]: a nats-server of one's own: found, started, ended
@@ -27,6 +28,7 @@ mod acks;
 mod address;
 mod answer;
 mod block;
+pub mod claims;
 pub mod clock;
 mod connection;
 pub mod done;

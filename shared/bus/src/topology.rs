@@ -7,9 +7,9 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType};
 use async_nats::jetstream::{kv, stream};
 use jetlane_schemas::subject::{
-    BUCKET_LEASES, BUCKET_NOTES, BUCKET_REGISTRY, BUNDLE_ALL, CALLBACK_ALL, DEAD_ALL, DEAD_CALLBACK_ALL, DONE_ALL,
-    DUE_ALL, LANE_ALL, MAX_DELIVERIES_ALL, SCHEDULE_ALL, STORED_PREFIX, STREAM_ADVISORIES, STREAM_DEAD, STREAM_DONE,
-    STREAM_LANES, STREAM_TASKS, STREAM_TIME, SUBMIT_ALL, TASK_ALL, TERMINATED_ALL,
+    BUCKET_CLAIMS, BUCKET_LEASES, BUCKET_NOTES, BUCKET_REGISTRY, BUNDLE_ALL, CALLBACK_ALL, DEAD_ALL, DEAD_CALLBACK_ALL,
+    DONE_ALL, DUE_ALL, LANE_ALL, MAX_DELIVERIES_ALL, SCHEDULE_ALL, STORED_PREFIX, STREAM_ADVISORIES, STREAM_DEAD,
+    STREAM_DONE, STREAM_LANES, STREAM_TASKS, STREAM_TIME, SUBMIT_ALL, TASK_ALL, TERMINATED_ALL,
 };
 use serde::Deserialize;
 use std::time::Duration;
@@ -21,6 +21,8 @@ const CONSUMERS_MAX: i32 = 8_192;
 /// How long notes are kept (checkpoints, begin marks, cancelled ids): longer than the longest attempt
 /// ([`jetlane_schemas::limits::TIMEOUT_MS_MAX`]) and than DONE's default age.
 const NOTES_AGE: Duration = Duration::from_secs(26 * 60 * 60);
+/// How long a marker of a claim that has aged is kept.
+const CLAIM_MARKER_AGE: Duration = Duration::from_secs(2);
 /// How long a marker of an ended lease is kept.
 const LEASE_MARKER_AGE: Duration = Duration::from_secs(2);
 
@@ -296,5 +298,6 @@ fn buckets(settings: &Settings) -> Vec<kv::Config> {
         bucket(BUCKET_REGISTRY),
         kv::Config { limit_markers: Some(LEASE_MARKER_AGE), ..bucket(BUCKET_LEASES) },
         kv::Config { max_age: NOTES_AGE, ..bucket(BUCKET_NOTES) },
+        kv::Config { limit_markers: Some(CLAIM_MARKER_AGE), ..bucket(BUCKET_CLAIMS) },
     ]
 }

@@ -25,6 +25,8 @@ pub struct TaskHandle<O> {
     task_type: TaskType,
     id: TaskId,
     accepted: Option<Accepted>,
+    /// What DONE has of its id under this sequence or before is an earlier task's.
+    done_sequence: u64,
     listener: Option<Listener>,
     output: PhantomData<fn() -> O>,
 }
@@ -39,11 +41,16 @@ impl<O> TaskHandle<O> {
     ) -> Self {
         // A duplicate may have completed before anybody listened.
         let listener = (!accepted.duplicate).then_some(listener);
-        Self { client, task_type, id, accepted: Some(accepted), listener, output: PhantomData }
+        Self { client, task_type, id, accepted: Some(accepted), done_sequence: 0, listener, output: PhantomData }
+    }
+
+    /// What DONE has of the task's id under this sequence or before is an earlier task's.
+    pub(crate) fn later_than(self, done_sequence: u64) -> Self {
+        Self { done_sequence, ..self }
     }
 
     pub(crate) fn attached(client: Client, task_type: TaskType, id: TaskId) -> Self {
-        Self { client, task_type, id, accepted: None, listener: None, output: PhantomData }
+        Self { client, task_type, id, accepted: None, done_sequence: 0, listener: None, output: PhantomData }
     }
 
     /// The task's id: all that another process needs to wait for it.
@@ -78,7 +85,7 @@ impl<O> TaskHandle<O> {
 
     /// Reads the completion; listens for it where there is none yet.
     async fn look_and_listen(&mut self) -> Result<Option<Completion>, Error> {
-        let listener = self.client.listening().expect(&self.task_type, &self.id).await?;
+        let listener = self.client.listening().expect(&self.task_type, &self.id, self.done_sequence).await?;
         let completion = self.look().await?;
         if completion.is_none() {
             self.listener = Some(listener);
@@ -91,7 +98,7 @@ impl<O> TaskHandle<O> {
     /// # Errors
     /// [`Error::Read`].
     pub async fn look(&self) -> Result<Option<Completion>, Error> {
-        let read = self.client.bus().read_done(&self.task_type, &self.id).await;
+        let read = self.client.bus().read_done_after(&self.task_type, &self.id, self.done_sequence).await;
         read.map_err(|source| Error::Read { id: self.id.clone(), source })
     }
 
@@ -143,6 +150,9 @@ impl<O> TaskHandle<O> {
             cut: false,
             parent: None,
             callbacks: Vec::new(),
+            // A task with a key and no id of its own is named by its key.
+            baggage: None,
+            claim: self.id.is_of_key().then(|| self.id.clone()),
             trace: TraceContext::default(),
             codec: jetlane_schemas::PayloadCodec::Json,
             body: Vec::new(),

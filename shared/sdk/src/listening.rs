@@ -27,6 +27,8 @@ struct Waiter {
     number: u64,
     /// When it began to wait, or was looked up last.
     looked_up: Instant,
+    /// A completion that DONE had under this sequence or before is an earlier task's.
+    done_sequence: u64,
     told: oneshot::Sender<Completion>,
 }
 
@@ -88,11 +90,17 @@ impl Listening {
         Self { bus, types: tokio::sync::Mutex::default() }
     }
 
-    /// Listens for a task's completion from now on: what was stored before is not told.
+    /// Listens for a task's completion from now on: what was stored before is not told, and what DONE has under
+    /// `done_sequence` or before counts as an earlier task's.
     ///
     /// # Errors
     /// [`Error::Subscribe`].
-    pub(crate) async fn expect(&self, task_type: &TaskType, id: &TaskId) -> Result<Listener, Error> {
+    pub(crate) async fn expect(
+        &self,
+        task_type: &TaskType,
+        id: &TaskId,
+        done_sequence: u64,
+    ) -> Result<Listener, Error> {
         let mut types = self.types.lock().await;
         types.waiters_made += 1;
         let number = types.waiters_made;
@@ -102,7 +110,7 @@ impl Listening {
         };
         drop(types);
         let (told, receiver) = oneshot::channel();
-        let waiter = Waiter { number, looked_up: Instant::now(), told };
+        let waiter = Waiter { number, looked_up: Instant::now(), done_sequence, told };
         lock(&waiting).entry(id.clone()).or_default().push(waiter);
         Ok(Listener { number, id: id.clone(), waiting, told: Some(receiver) })
     }
@@ -131,7 +139,12 @@ impl Listening {
             let (number, id) = (types.waiters_made, task.id.clone());
             // Nearly all tasks have one.
             let waiters = || Vec::with_capacity(1);
-            lock(&waiting).entry(id.clone()).or_insert_with(waiters).push(Waiter { number, looked_up, told });
+            lock(&waiting).entry(id.clone()).or_insert_with(waiters).push(Waiter {
+                number,
+                looked_up,
+                done_sequence: 0,
+                told,
+            });
             listeners.push(Listener { number, id, waiting: Arc::clone(&waiting), told: Some(receiver) });
             last = Some((&task.task_type, waiting));
         }
@@ -260,7 +273,9 @@ fn take_turn(waiting: &mut Waiting, until: Instant, most: usize) -> Vec<TaskId> 
 }
 
 async fn look_up_one(bus: &Bus, task_type: &TaskType, waiting: &Mutex<Waiting>, id: TaskId) {
-    match bus.read_done(task_type, &id).await {
+    let done_sequence = |waiters: &Vec<Waiter>| waiters.iter().map(|waiter| waiter.done_sequence).max();
+    let after = lock(waiting).get(id.as_str()).and_then(done_sequence).unwrap_or(0);
+    match bus.read_done_after(task_type, &id, after).await {
         Ok(Some(completion)) => {
             if let Some(waiters) = lock(waiting).remove(&id) {
                 tell(waiters, completion);
@@ -280,7 +295,7 @@ mod tests {
     fn each_of_many_waiters_is_looked_up_in_its_turn() {
         const WAITERS: usize = 100;
         let since = Instant::now();
-        let waiter = |number| Waiter { number, looked_up: since, told: oneshot::channel().0 };
+        let waiter = |number| Waiter { number, looked_up: since, done_sequence: 0, told: oneshot::channel().0 };
         let mut waiting: Waiting = (0..WAITERS).map(|n| (TaskId::generate(), vec![waiter(n as u64)])).collect();
         let mut looked_up = HashSet::new();
         for _ in 0..4 {

@@ -6,6 +6,7 @@ use crate::handle::TaskHandle;
 use crate::task::Task;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use jetlane_bus::claims::Claimed;
 use jetlane_bus::clock;
 use jetlane_schemas::Admit;
 use jetlane_schemas::limits::DELAY_MS_MAX;
@@ -46,7 +47,7 @@ enum Named {
 /// What the broker said to a submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepted {
-    /// Its sequence in the stream.
+    /// Its sequence in the stream; 0 for a duplicate of a key that nobody has read yet.
     pub sequence: u64,
     /// Whether it had been submitted before, under the same id or key.
     pub duplicate: bool,
@@ -90,10 +91,22 @@ impl<O> Submit<O> {
         })
     }
 
-    /// Its idempotency key: the same key of the same type and tenant is the same task, submitted once.
+    /// Its idempotency key: of one type, tenant and key a single task waits or runs at a time, however long that
+    /// takes. Who submits it again meanwhile, or within [`Submit::unique_for`] after its end, gets the handle of
+    /// that task and hears [`Accepted::duplicate`]. The task's id is made of the key.
     pub fn key(self, key: impl Into<String>) -> Self {
         self.set(|task| {
             task.key = Some(key.into());
+            Ok(())
+        })
+    }
+
+    /// How long its key stays taken after it has ended. Default: as long as its completion is kept. Zero lets the
+    /// next submission run at once, such as after a failure. At most a year. What is asked for beyond the age of
+    /// completions has no output to give by then.
+    pub fn unique_for(self, unique_for: Duration) -> Self {
+        self.set(|task| {
+            task.unique_for_ms = Some(u64::try_from(unique_for.as_millis()).unwrap_or(u64::MAX));
             Ok(())
         })
     }
@@ -273,7 +286,10 @@ impl<O> Submit<O> {
         let (client, ready) = self.ready()?;
         let id = ready.id.clone();
         ready.admit(&client).await?;
-        let accepted = send::send(&client, ready).await?;
+        let accepted = match ready.claim(&client).await? {
+            Key::Taken(id, accepted) => return Ok((id, accepted)),
+            Key::Free { suffix, .. } => send::send(&client, ready, suffix).await?,
+        };
         Ok((id, accepted))
     }
 
@@ -347,7 +363,37 @@ enum Company {
     None,
 }
 
+/// Whether a task may be published.
+enum Key {
+    /// It has no key, or its key is its own: it may, under a message id with this suffix.
+    Free {
+        /// Names the claim, so that a later task of the same key is no copy of this one.
+        suffix: Option<u64>,
+        /// What DONE has of its id under this sequence or before is an earlier task's.
+        done_sequence: u64,
+    },
+    /// The key is the one of this task, which waits, runs or has ended.
+    Taken(TaskId, Accepted),
+}
+
 impl Ready {
+    /// Claims the task's key, where it has one.
+    async fn claim(&self, client: &Client) -> Result<Key, Error> {
+        if self.task.key.is_none() {
+            return Ok(Key::Free { suffix: None, done_sequence: 0 });
+        }
+        // Boxed: rare, and large beside the rest of a submission.
+        let claimed = Box::pin(client.bus().claim(&self.task)).await;
+        Ok(match claimed.map_err(|source| Error::Submit { id: self.id.clone(), source })? {
+            None => Key::Free { suffix: None, done_sequence: 0 },
+            Some(Claimed::Fresh { revision, done_sequence }) => Key::Free { suffix: Some(revision), done_sequence },
+            Some(Claimed::Again { revision }) => Key::Free { suffix: Some(revision), done_sequence: 0 },
+            Some(Claimed::Duplicate { id, sequence }) => {
+                Key::Taken(id, Accepted { sequence, duplicate: true, known: self.known })
+            }
+        })
+    }
+
     /// Asks whether it can meet its deadline, where it is to be refused otherwise.
     async fn admit(&self, client: &Client) -> Result<(), Error> {
         if self.task.admit != Admit::Strict
@@ -405,9 +451,16 @@ impl<O: Send + 'static> IntoFuture for Submit<O> {
 
 async fn submit_ready<O>(client: Client, ready: Ready) -> Result<TaskHandle<O>, Error> {
     ready.admit(&client).await?;
-    // Listening begins before the task can complete.
     let (id, task_type) = (ready.id.clone(), ready.task.task_type.clone());
-    let listener = client.listening().expect(&task_type, &id).await?;
-    let accepted = send::send(&client, ready).await?;
-    Ok(TaskHandle::submitted(client, task_type, id, accepted, listener))
+    let (suffix, done_sequence) = match ready.claim(&client).await? {
+        Key::Free { suffix, done_sequence } => (suffix, done_sequence),
+        Key::Taken(id, accepted) => {
+            let listener = client.listening().expect(&task_type, &id, 0).await?;
+            return Ok(TaskHandle::submitted(client, task_type, id, accepted, listener));
+        }
+    };
+    // Listening begins before the task can complete.
+    let listener = client.listening().expect(&task_type, &id, done_sequence).await?;
+    let accepted = send::send(&client, ready, suffix).await?;
+    Ok(TaskHandle::submitted(client, task_type, id, accepted, listener).later_than(done_sequence))
 }

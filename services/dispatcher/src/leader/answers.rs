@@ -141,11 +141,15 @@ impl Leader {
     /// A client without an SDK completes a task and tells nobody: submitters hear of it from here.
     fn tell_answered(&mut self, task: &TaskEvent) {
         let (bus, task_type, id) = (self.world.bus.clone(), task.task_type.clone(), task.id.clone());
+        let claim = task.claim();
         self.works.push(Box::pin(async move {
             let told = match bus.read_done(&task_type, &id).await {
                 Ok(done) => {
                     bus.tell(done.iter()).await;
-                    Ok(())
+                    match claim.filter(|_| done.is_some()) {
+                        Some(claim) => bus.end_claim(&task_type, &claim, &id).await,
+                        None => Ok(()),
+                    }
                 }
                 Err(error) => Err(error),
             };

@@ -8,6 +8,7 @@ use super::{Held, Leader};
 use crate::carry::Joins;
 use crate::error::Error;
 use crate::read::{Arrived, Fate, Judge};
+use jetlane_bus::claims::Hold;
 use jetlane_bus::{Delivery, Pulled, clock, trace};
 use jetlane_core::duplicates::{Arrival, Arriving, Source};
 use jetlane_core::{Entry, EntryId, Event, FlowId, TenantId, TypeId};
@@ -24,10 +25,19 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Whether a message may have been dispatched before, by a leader that is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum News {
+pub(super) enum News {
     /// It was never delivered to anybody else.
     Surely,
     Perhaps,
+}
+
+/// A task that has arrived and is not held yet.
+pub(super) struct Claiming {
+    place: Place,
+    held: Held,
+    bytes: u32,
+    news: News,
+    delivered: u64,
 }
 
 impl Leader {
@@ -135,11 +145,44 @@ impl Leader {
         for (task, fate) in tasks {
             let (stored_at, expected) = (delivery.facts.stored_at, Expected::default());
             let held = Held { task, fate, flow, source, stored_at, read_at: now, expected, joins };
-            self.hold(place, held, bytes, news, delivery.facts.delivered);
+            let arrived = Claiming { place, held, bytes, news, delivered: delivery.facts.delivered };
+            if arrived.held.task.run == 1 && arrived.held.task.key.is_some() {
+                self.claim(arrived);
+            } else {
+                self.hold(arrived);
+            }
         }
     }
 
-    fn hold(&mut self, place: Place, mut held: Held, bytes: u32, news: News, delivered: u64) {
+    /// Holds the key of a task for this message before anything else is done with it: a second message of the key is
+    /// recognised by it, whoever read the first and wherever it lies.
+    fn claim(&mut self, arrived: Claiming) {
+        let (bus, task) = (self.world.bus.clone(), arrived.held.task.clone());
+        let (place, stored_at) = (arrived.place, arrived.held.stored_at);
+        self.works.push(Box::pin(async move {
+            let held = bus.hold_claim(&task, place, stored_at).await;
+            Carried::Beside(Beside::Claimed(Box::new(arrived), held))
+        }));
+    }
+
+    /// Goes on with a task whose key was asked for.
+    pub(super) fn claimed(&mut self, arrived: Claiming, held: Result<Hold, jetlane_bus::Error>) {
+        let (task, source) = (&arrived.held.task, arrived.held.source);
+        match held {
+            Ok(Hold::Held) => self.hold(arrived),
+            Ok(Hold::Duplicate) => {
+                tracing::debug!(task_id = %task.id, task_type = %task.task_type, "The key of a task is taken; the copy is acknowledged.");
+                self.acks.extend(self.sources.settle(source));
+            }
+            Err(error) => {
+                tracing::warn!(task_id = %task.id, %error, "The key of a task could not be claimed; its message comes again.");
+                let _comes_again = self.sources.leave(source);
+            }
+        }
+    }
+
+    fn hold(&mut self, arrived: Claiming) {
+        let Claiming { place, mut held, bytes, news, delivered } = arrived;
         let (now, flow) = (held.read_at, held.flow);
         self.entries += 1;
         let id = EntryId(self.entries);
@@ -147,10 +190,17 @@ impl Leader {
         let source = Source { origin, sequence: place.1 };
         let task = &held.task;
         let message = Arriving { task_type: &task.task_type, id: &task.id, run: task.run, source, entry: id };
-        match self.runs.arrived(now, message, || self.dispatched.contains(&task.task_type, &task.id)) {
+        match self
+            .runs
+            .arrived(now, message, || task.key.is_none() && self.dispatched.contains(&task.task_type, &task.id))
+        {
             Arrival::New => {}
             // Submitted again: whoever runs it looks for its completion first.
             Arrival::Repeated => held.task.suspect = true,
+            // Its claim says that it is no copy: what was held of an earlier task of the key is about to leave.
+            Arrival::Copy if held.task.key.is_some() && held.task.run == 1 && delivered == 1 => {
+                return self.look_again(held.source);
+            }
             Arrival::UnderWay if delivered == 1 => return self.look_again(held.source),
             Arrival::UnderWay | Arrival::Copy => {
                 // The first of its run is stored, in its stream or in its lane.

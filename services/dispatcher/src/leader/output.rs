@@ -2,10 +2,11 @@
 
 use super::Leader;
 use super::bundles::Parcel;
-use super::intake::starts_by;
+use super::intake::{Claiming, starts_by};
 use super::upkeep::Counted;
 use crate::carry;
 use crate::read::Fate;
+use jetlane_bus::claims::Hold;
 use jetlane_bus::{Error, Published, clock};
 use jetlane_core::duplicates::Departure;
 use jetlane_core::{EntryId, Event, Stored};
@@ -37,6 +38,8 @@ pub(crate) enum Beside {
     TakenBack(Lane, Result<u32, Error>),
     /// It was written which shards are shared.
     SharedTold(SharedEntry, Result<(), Error>),
+    /// It was asked whether the key of a task is free.
+    Claimed(Box<Claiming>, Result<Hold, Error>),
     /// Lanes were counted, when so much had moved.
     Counted(u64, Vec<Counted>),
 }
@@ -77,9 +80,12 @@ impl Leader {
         let Some(held) = self.held.get(&entry) else { return };
         if held.fate != Fate::Leave {
             // The note may be of an earlier task of the same id, whose completion is forgotten.
-            let (bus, task) = (self.world.bus.clone(), held.task.identity());
+            let (bus, task, claim) = (self.world.bus.clone(), held.task.identity(), held.task.claim());
             self.works.push(Box::pin(async move {
-                let done = bus.read_done(&task.task_type, &task.id).await.map(|done| done.is_some());
+                let mut done = bus.read_done(&task.task_type, &task.id).await.map(|done| done.is_some());
+                if let (Ok(true), Some(claim)) = (&done, claim) {
+                    done = bus.end_claim(&task.task_type, &claim, &task.id).await.map(|()| true);
+                }
                 Carried::LookedUp { entry, done }
             }));
             return;

@@ -98,6 +98,7 @@ impl Leader {
         match beside {
             Beside::Written(_, Ok(())) => {}
             Beside::Written(what, Err(error)) => tracing::warn!(queue = %self.queue, %error, "Could not {what}."),
+            Beside::Claimed(arrived, held) => self.claimed(*arrived, held),
             Beside::SharedTold(shared, written) => self.shared_told(shared, written),
             Beside::TakenBack(lane, taken) => self.taken_back(&lane, taken),
             // A count of what moves meanwhile says nothing.

@@ -7,6 +7,7 @@ mod clients;
 mod crash;
 mod flow;
 mod identity;
+mod keys;
 mod needs;
 mod order;
 mod questions;

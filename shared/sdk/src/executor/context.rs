@@ -11,7 +11,7 @@ use jetlane_core::run::{Hold, OUTAGE_MAX};
 use jetlane_schemas::frame::Progress;
 use jetlane_schemas::inquiry::InquiredRun;
 use jetlane_schemas::limits::CHECKPOINT_BYTES_MAX;
-use jetlane_schemas::{Headers, TaskEvent, TaskId, TaskRef, TaskType, subject};
+use jetlane_schemas::{Headers, Micros, TaskEvent, TaskId, TaskRef, TaskType, subject};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -78,6 +78,7 @@ pub(crate) async fn store(desk: &Desk, job: &Job, next: Next) -> Result<Settled,
         return Ok(Settled::Leave);
     }
     let (delay, now) = (next.delay, clock::now());
+    let at = if delay < SCHEDULE_FLOOR { now } else { clock::after(delay) };
     if !delay.is_zero() && delay < SCHEDULE_FLOOR {
         // The broker's timer has a floor, and what is nearer is due at once: a run is never sooner than asked.
         tokio::time::sleep(delay).await;
@@ -85,7 +86,6 @@ pub(crate) async fn store(desk: &Desk, job: &Job, next: Next) -> Result<Settled,
     let mut next = next.of_task(&job.task, now);
     // An earlier delivery of this run may have begun and even ended.
     next.suspect |= job.parcel.is_redelivered();
-    let at = Micros(now.0.saturating_add(micros(delay)));
     let subject = next.due_subject();
     desk.bus.store_due(&next, at).await?.or_refused(&subject).map(|_| Settled::Ack)
 }

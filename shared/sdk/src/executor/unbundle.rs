@@ -82,6 +82,9 @@ pub(crate) async fn finish(bus: &Bus, task: &TaskEvent, done: &Completion) -> Re
     if !done.callbacks.is_empty() && done.token.is_some() {
         bus.trigger(done).await?;
     }
+    if let Some(claim) = task.claim() {
+        bus.end_claim(&task.task_type, &claim, &task.id).await?;
+    }
     bus.tell(std::iter::once(done)).await;
     Ok(())
 }

@@ -9,7 +9,8 @@ use std::fmt;
 use std::time::Duration;
 use tracing::Instrument;
 
-pub(super) async fn send(client: &Client, mut ready: Ready) -> Result<Accepted, Error> {
+/// Publishes a task. `claim` is the revision of the claim of its key, where it has one.
+pub(super) async fn send(client: &Client, mut ready: Ready, claim: Option<u64>) -> Result<Accepted, Error> {
     let span = submit_span(&ready);
     async {
         let publish = publish_span(&ready);
@@ -17,7 +18,7 @@ pub(super) async fn send(client: &Client, mut ready: Ready) -> Result<Accepted, 
             trace::Propagation::None => {}
             trace::Propagation::Child | trace::Propagation::Link => ready.task.trace = trace::context_of(&publish),
         }
-        store(client, ready).instrument(publish).await
+        store(client, ready, claim).instrument(publish).await
     }
     .instrument(span)
     .await
@@ -62,7 +63,7 @@ pub(super) fn publish_span(ready: &Ready) -> tracing::Span {
     )
 }
 
-async fn store(client: &Client, ready: Ready) -> Result<Accepted, Error> {
+async fn store(client: &Client, ready: Ready, claim: Option<u64>) -> Result<Accepted, Error> {
     let Ready { id, mut task, known, door, delay, company } = ready;
     let failed = |source| Error::Submit { id: id.clone(), source };
     if !delay.is_zero() {
@@ -83,6 +84,12 @@ async fn store(client: &Client, ready: Ready) -> Result<Accepted, Error> {
                 Door::Open => by_the_open_door(&task, delay),
             }
             .map_err(failed)?;
+            // A later task of the same key is no copy of this one.
+            let message_id = match (out.message_id, claim) {
+                (Some(id), Some(claim)) => Some(format!("{id}:{claim}")),
+                (id, _) => id,
+            };
+            let out = Outgoing { message_id, ..out };
             (out.subject.clone(), client.bus().publish(out).await)
         }
     };
@@ -119,6 +126,7 @@ fn by_the_open_door(task: &TaskEvent, delay: Duration) -> Result<Outgoing, jetla
     };
     optional(header::TENANT, (!task.tenant.is_shared()).then(|| task.tenant.as_str().to_owned()));
     optional(header::KEY, task.key.clone());
+    optional(header::UNIQUE_FOR_MS, task.unique_for_ms.map(|ms| ms.to_string()));
     optional(header::SIZE_KEY, task.size_key.clone());
     // Never 0: that is no estimate.
     optional(header::ESTIMATE_MS, task.estimate_us.map(|us| us.div_ceil(1_000).to_string()));
