@@ -22,11 +22,15 @@ use jetlane::{Client, Connect, Executor, WhenAbsent};
 use jetlane_service::egress::{self, Policy};
 use jetlane_service::frame::{Frame, Service};
 use readiness::Readiness;
+use std::time::Duration;
 use thumbnail::Pictures;
 use tracing::info;
 
 /// Who this process is.
 pub const SERVICE: Service = Service { name: "executor", version: env!("CARGO_PKG_VERSION") };
+/// What of the drain time of the process is kept for handing back what has not ended.
+const HAND_BACK_TIME: Duration = Duration::from_secs(5);
+
 /// What ends the executor.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -98,10 +102,28 @@ pub async fn serve(frame: Frame, settings: Settings) -> Result<(), Error> {
         client = Client::connect_with(&connect) => client.map_err(|error| Error::Connect(Box::new(error)))?,
         () = frame.drain.cancelled() => return Ok(()),
     };
-    let executor = executor(&client, &settings)?;
+    let executor = executor(&client, &settings)?.drain_within(drain_within(frame.drain_time));
     let status = executor.status();
     tokio::select! {
         ended = executor.run_until(frame.drain) => ended.map_err(|error| Error::Serve(Box::new(error))),
         never = readiness.watch(client.bus(), status) => match never {},
+    }
+}
+
+/// How long handlers may go on within the drain time of the process: what has not ended by then is handed back.
+fn drain_within(drain_time: Duration) -> Duration {
+    drain_time.saturating_sub(HAND_BACK_TIME).max(drain_time / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handlers_get_the_drain_time_less_what_handing_back_takes() {
+        let seconds = Duration::from_secs;
+        assert_eq!(drain_within(seconds(300)), seconds(295));
+        assert_eq!(drain_within(seconds(30)), seconds(25));
+        assert_eq!(drain_within(seconds(5)), Duration::from_millis(2_500));
     }
 }

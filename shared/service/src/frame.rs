@@ -48,6 +48,8 @@ pub struct Frame {
     pub health: Health,
     /// Cancelled when the service should take no more, finish what it has, and return.
     pub drain: CancellationToken,
+    /// How long the drain may take before the process ends all the same.
+    pub drain_time: Duration,
 }
 
 /// Why a process ended badly.
@@ -162,7 +164,8 @@ where
     let (process, own) = sources.load_service::<C>(service.name).map_err(config)?;
     let nats = Nats::load(&sources).map_err(config)?;
     let telemetry = Telemetry::new(service.name, service.version, sources.variables()).map_err(Error::Telemetry)?;
-    let frame = Frame { service, sources, nats, health: Health::default(), drain: CancellationToken::new() };
+    let (health, drain, drain_time) = (Health::default(), CancellationToken::new(), process.drain_time);
+    let frame = Frame { service, sources, nats, health, drain, drain_time };
     let work = run(frame.clone(), own);
     let work: Work = Box::pin(async move { work.await.map_err(Into::into) });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime)?;

@@ -17,7 +17,10 @@ use std::time::Duration;
 
 /// How long an executor waits for whoever runs a task that was delivered to it again. The most that a task of a dead
 /// executor waits beyond its lease.
-pub(crate) const ASK_WITHIN: Duration = Duration::from_millis(500);
+pub(crate) const ASK_WITHIN: Duration = Duration::from_millis(800);
+/// The same where no lease has run out, such as after a consumer was made anew: nobody waits for a dead executor, and
+/// its owner may be slow to answer.
+pub(crate) const ASK_STALE_WITHIN: Duration = Duration::from_secs(2);
 /// How often lapsed leases are tried to be won back.
 const WIN_BACK_EVERY: Duration = Duration::from_secs(1);
 /// Lapsed leases that are tried at once.
@@ -150,7 +153,8 @@ impl Owners {
     /// [`Error::Send`].
     pub(crate) async fn ask(&self, inquiry: &Inquiry) -> Result<Option<Claim>, Error> {
         let question = serde_json::to_vec(inquiry).expect("text and numbers are JSON");
-        match self.bus.inquire(&subject::owner(&self.queue), question.into(), ASK_WITHIN).await? {
+        let within = if inquiry.delivered > 1 { ASK_WITHIN } else { ASK_STALE_WITHIN };
+        match self.bus.inquire(&subject::owner(&self.queue), question.into(), within).await? {
             Reply::Answer(answer) => {
                 Ok(serde_json::from_slice(&answer).ok().filter(|claim: &Claim| *claim != Claim::Unheld))
             }

@@ -84,7 +84,7 @@ fn frame(url: &str, name: &'static str) -> (Health, Frame) {
     let nats = Nats { url: url.to_owned(), ..Nats::default() };
     let service = Service { name, version: "0" };
     let (sources, drain) = (Sources::default(), CancellationToken::new());
-    (health.clone(), Frame { service, sources, nats, health, drain })
+    (health.clone(), Frame { service, sources, nats, health, drain, drain_time: std::time::Duration::from_secs(5) })
 }
 
 /// A stream that takes the subjects of another, so that nobody can make that one again.
