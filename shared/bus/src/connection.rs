@@ -7,7 +7,8 @@ use crate::error::Error;
 use crate::publish::Expect;
 use crate::settling::Settling;
 use async_nats::client::RequestErrorKind;
-use async_nats::jetstream::{self, context::ContextBuilder};
+use async_nats::jetstream;
+use async_nats::jetstream::context::{AccountErrorKind, ContextBuilder};
 use async_nats::{ConnectErrorKind, Event, HeaderMap};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -253,11 +254,20 @@ impl Bus {
         if !self.client.is_server_compatible(2, 14, 0) {
             return Err(Error::TooOld { url: self.shown_url.clone(), found: self.server().version });
         }
-        self.jetstream
-            .query_account()
-            .await
-            .map(|_account| ())
-            .map_err(|source| Error::NoJetStream { url: self.shown_url.clone(), source: source.into() })
+        loop {
+            match self.jetstream.query_account().await {
+                Ok(_account) => return Ok(()),
+                // A cluster that is electing does not answer. A service waits for it as for a server that is absent.
+                Err(error)
+                    if self.connect.when_absent == WhenAbsent::Wait && error.kind() == AccountErrorKind::TimedOut =>
+                {
+                    tracing::warn!(url = self.shown_url, "JetStream does not answer yet; asking again.");
+                }
+                Err(source) => {
+                    return Err(Error::NoJetStream { url: self.shown_url.clone(), source: source.into() });
+                }
+            }
+        }
     }
 
     /// What the server said of itself at the last connection.
