@@ -41,6 +41,24 @@ async fn without_a_pictures_root_thumbnails_are_not_served() {
 }
 
 #[tokio::test]
+async fn an_echo_gives_back_the_very_text() {
+    let mut stage = Stage::open().await;
+    let nested = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let texts = [r#"{"b":12345678901234567890123,"z":1.10,"a":1}"#, "18446744073709551616", "1e400", &nested];
+    for text in texts {
+        let mut task = crate::stage::task("jetlane.echo", &Value::Null);
+        task.payload = text.as_bytes().to_vec();
+        stage.put(&task).await;
+        let completion = stage.completion().await;
+        assert_eq!(
+            (completion.outcome, String::from_utf8_lossy(&completion.body).as_ref()),
+            (Outcome::Succeeded, text)
+        );
+    }
+    stage.close().await;
+}
+
+#[tokio::test]
 async fn what_cannot_succeed_fails_at_once_with_its_reason_and_no_retry() {
     let mut stage = Stage::open().await;
     let text = stage.pictures.path().join("text.png");
