@@ -16,7 +16,10 @@ mod streams;
 
 use crate::inquiry::{Claim, Inquiry};
 use crate::question::{Answer, Question};
-use crate::{Callback, Completion, EstimateEntry, Failure, QueueEntry, ShardEntry, SharedEntry, TaskEvent, TypeEntry};
+use crate::{
+    Callback, Completion, EstimateEntry, Failure, QueueEntry, ShardEntry, SharedEntry, TaskEvent, TypeEntry,
+    TypeOverride,
+};
 use channel::Channel;
 use channels::CHANNELS;
 use messages::MESSAGES;
@@ -47,6 +50,7 @@ pub fn json_schemas() -> Vec<(&'static str, Value)> {
         ("failure", schema_of::<Failure>()),
         ("callback", schema_of::<Callback>()),
         ("type-entry", schema_of::<TypeEntry>()),
+        ("type-override", schema_of::<TypeOverride>()),
         ("queue-entry", schema_of::<QueueEntry>()),
         ("shard-entry", schema_of::<ShardEntry>()),
         ("shared-entry", schema_of::<SharedEntry>()),

@@ -42,7 +42,9 @@ pub use header::Headers;
 pub use id::{RunToken, TaskId, TaskRef};
 pub use needs::{FitEntry, Needs};
 pub use options::{Admit, Micros, PayloadCodec, Priority, Shard};
-pub use registry::{EstimateEntry, Order, PolicyName, QueueEntry, ShardEntry, SharedEntry, TypeEntry};
+pub use registry::{
+    EstimateEntry, Order, PolicyName, QueueEntry, ShardEntry, SharedEntry, TypeEntry, TypeLayers, TypeOverride,
+};
 pub use subject::Flow;
 pub use task::{Callback, Hop, TaskEvent, TraceContext};
 pub use token::{Fit, InvalidName, QueueName, TaskType, Tenant};

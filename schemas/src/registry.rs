@@ -2,8 +2,10 @@
 //! single `kv put`.
 
 mod order;
+mod overrides;
 
 pub use order::{Order, PolicyName, Round, Weights};
+pub use overrides::{TypeLayers, TypeOverride};
 
 use crate::limits::{RETRIES_MAX, TIMEOUT_MS_MAX};
 use crate::needs::FitEntry;

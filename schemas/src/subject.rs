@@ -5,8 +5,8 @@ mod callback;
 
 pub use bucket::{
     NOTES_CANCELLED_ALL, REGISTRY_PLAIN_ALL, RegistryKey, claim, kv, lease_queue, note_begun, note_cancelled,
-    note_checkpoint, parse_note_cancelled, parse_registry_plain, registry_estimate, registry_plain, registry_queue,
-    registry_shard, registry_shared, registry_type,
+    note_checkpoint, parse_note_cancelled, parse_registry_plain, registry_estimate, registry_override, registry_plain,
+    registry_queue, registry_shard, registry_shared, registry_type,
 };
 pub use callback::{
     CALLBACK_ALL, DEAD_CALLBACK_ALL, callback, dead_callback, parse_callback, parse_dead_callback, schedule_callback,

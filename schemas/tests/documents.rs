@@ -9,7 +9,7 @@ use jetlane_schemas::registry::{EstimateEntry, PolicyName, RunTimes};
 use jetlane_schemas::subject::{self, Flow, Lane, RegistryKey};
 use jetlane_schemas::{
     Callback, Completion, Failure, Fit, Outcome, QueueEntry, QueueName, RunToken, ShardEntry, SharedEntry, TaskEvent,
-    TaskType, Tenant, TypeEntry,
+    TaskType, Tenant, TypeEntry, TypeOverride,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -156,6 +156,7 @@ fn is_understood(channel: &str, subject: &str, n: &Names) -> bool {
         "credit" => subject::parse_credit(subject) == Some(n.queue.clone()),
         "cancel" => subject::parse_cancel(subject) == Some(n.task()),
         "types" => key(subject::BUCKET_REGISTRY) == Some(RegistryKey::Type(n.task_type.clone())),
+        "overrides" => key(subject::BUCKET_REGISTRY) == Some(RegistryKey::Override(n.task_type.clone())),
         "queues" => key(subject::BUCKET_REGISTRY) == Some(RegistryKey::Queue(n.queue.clone())),
         "shards" => {
             key(subject::BUCKET_REGISTRY) == Some(RegistryKey::Shard(n.queue.clone()))
@@ -345,6 +346,7 @@ fn what_the_types_write_is_what_the_schemas_accept_and_an_empty_object_is_not() 
         ("callback", json!(task.callbacks[0])),
         ("callback", json!(task.callbacks[1])),
         ("type-entry", json!(entry)),
+        ("type-override", json!(TypeOverride { retries: Some(5), ..TypeOverride::default() })),
         ("queue-entry", json!(QueueEntry::default())),
         ("shard-entry", json!(shard)),
         ("shared-entry", json!(SharedEntry::default())),
@@ -364,8 +366,9 @@ fn what_the_types_write_is_what_the_schemas_accept_and_an_empty_object_is_not() 
             samples += 1;
         }
         assert!(samples > 0, "{name} has no sample");
-        // Every member of a queue's announcement has a default.
-        assert_eq!(validator.is_valid(&json!({})), name == "queue-entry", "{name}");
+        // Every member of a queue's announcement has a default, and people may set nothing.
+        let may_be_empty = matches!(name, "queue-entry" | "type-override");
+        assert_eq!(validator.is_valid(&json!({})), may_be_empty, "{name}");
     }
 }
 

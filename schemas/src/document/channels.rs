@@ -286,6 +286,16 @@ pub(super) const CHANNELS: &[Channel] = &[
         storage: Storage::Bucket(subject::BUCKET_REGISTRY, "Kept until deleted."),
     },
     Channel {
+        name: "overrides",
+        address: || kv(subject::BUCKET_REGISTRY, &subject::registry_override(&sample_type())),
+        title: "Registry: options of task types",
+        text: "What people have set of a type; goes before the announcement, option by option.",
+        messages: &["typeOverride"],
+        senders: &[ANYONE],
+        receivers: &[DISPATCHER, EXECUTOR, SDK],
+        storage: Storage::Bucket(subject::BUCKET_REGISTRY, "Kept until deleted."),
+    },
+    Channel {
         name: "estimates",
         address: || kv(subject::BUCKET_REGISTRY, &subject::registry_estimate(&sample_type())),
         title: "Registry: run times",

@@ -219,6 +219,13 @@ pub(super) const MESSAGES: &[Message] = &[
     ),
     message("cancel", "Stop this task", "The decision is the stored completion; this is the knock.", &[], Body::Empty),
     message("typeEntry", "A task type is announced", "One `kv put` announces it.", &[], Body::Schema("type-entry")),
+    message(
+        "typeOverride",
+        "People have set options of a task type",
+        "All members are optional; what is given goes before the announcement.",
+        &[],
+        Body::Schema("type-override"),
+    ),
     message("queueEntry", "A queue is announced", "All members are optional.", &[], Body::Schema("queue-entry")),
     message("shardEntry", "A tenant has a shard of its own", "By the leader.", &[], Body::Schema("shard-entry")),
     message(

@@ -9,6 +9,11 @@ pub fn registry_type(task_type: &TaskType) -> String {
     format!("types.{task_type}")
 }
 
+/// Registry key of what people have set of a type.
+pub fn registry_override(task_type: &TaskType) -> String {
+    format!("overrides.{task_type}")
+}
+
 /// Registry key of a queue's announcement.
 pub fn registry_queue(queue: &QueueName) -> String {
     format!("queues.{queue}")
@@ -50,6 +55,8 @@ pub fn parse_registry_plain(key: &str) -> Option<TaskType> {
 pub enum RegistryKey {
     /// A type's announcement.
     Type(TaskType),
+    /// What people have set of a type.
+    Override(TaskType),
     /// A queue's announcement.
     Queue(QueueName),
     /// A tenant's own shard in a queue.
@@ -65,6 +72,9 @@ impl RegistryKey {
     pub fn parse(key: &str) -> Option<Self> {
         if let Some(task_type) = key.strip_prefix("types.") {
             return TaskType::new(task_type).ok().map(Self::Type);
+        }
+        if let Some(task_type) = key.strip_prefix("overrides.") {
+            return TaskType::new(task_type).ok().map(Self::Override);
         }
         if let Some(queue) = key.strip_prefix("queues.") {
             return QueueName::new(queue).ok().map(Self::Queue);

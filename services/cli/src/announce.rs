@@ -12,8 +12,8 @@ use crate::result::NO_STREAMS;
 use jetlane::{Bus, Flow, QueueEntry, QueueName, TaskType, TypeEntry};
 use jetlane_bus::Error;
 use jetlane_bus::kv::{Bucket, Change, Watched};
-use jetlane_schemas::EstimateEntry;
 use jetlane_schemas::subject::{self, BUCKET_REGISTRY, RegistryKey, STREAM_TASKS, SUBMIT_ALL};
+use jetlane_schemas::{EstimateEntry, TypeLayers, TypeOverride};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -24,6 +24,8 @@ use std::time::Duration;
 pub(crate) struct Announced {
     pub(crate) types: BTreeMap<TaskType, TypeEntry>,
     pub(crate) queues: BTreeMap<QueueName, QueueEntry>,
+    /// What people have set of types, in the entries already.
+    pub(crate) layers: TypeLayers,
     /// What is learned of run times.
     pub(crate) estimates: BTreeMap<TaskType, EstimateEntry>,
     /// Keys whose values are no such announcement, and why.
@@ -82,20 +84,34 @@ impl Announced {
         let Some(json) = change.value.as_deref() else { return };
         let bad = match RegistryKey::parse(&change.key) {
             Some(RegistryKey::Type(task_type)) => match serde_json::from_slice(json) {
-                Ok(entry) => self.types.insert(task_type, entry).map(drop).and(None),
-                Err(error) => Some(error),
+                Ok(entry) => {
+                    let merged = self.layers.announce(&task_type, Some(entry));
+                    self.types.extend(merged.map(|entry| (task_type, entry)));
+                    None
+                }
+                Err(error) => Some(error.to_string()),
+            },
+            Some(RegistryKey::Override(task_type)) => match serde_json::from_slice(json) {
+                Ok(set) => match self.layers.set(&task_type, Some(set)) {
+                    Ok(merged) => {
+                        self.types.extend(merged.map(|entry| (task_type, entry)));
+                        None
+                    }
+                    Err(error) => Some(error.to_string()),
+                },
+                Err(error) => Some(error.to_string()),
             },
             Some(RegistryKey::Queue(queue)) => match serde_json::from_slice(json) {
                 Ok(entry) => self.queues.insert(queue, entry).map(drop).and(None),
-                Err(error) => Some(error),
+                Err(error) => Some(error.to_string()),
             },
             Some(RegistryKey::Estimate(task_type)) => match serde_json::from_slice(json) {
                 Ok(entry) => self.estimates.insert(task_type, entry).map(drop).and(None),
-                Err(error) => Some(error),
+                Err(error) => Some(error.to_string()),
             },
             Some(RegistryKey::Shard(_) | RegistryKey::Shared(_)) | None => None,
         };
-        self.unreadable.extend(bad.map(|error| (change.key.clone(), error.to_string())));
+        self.unreadable.extend(bad.map(|reason| (change.key.clone(), reason)));
     }
 
     /// Every queue that has an announcement of its own or a type.
@@ -149,6 +165,10 @@ fn listed<'a>(announced: &'a Announced, waiting: &'a BTreeMap<TaskType, u64>) ->
     all.into_iter().map(one).collect()
 }
 
+/// How often the options are read and changed again because somebody else was quicker.
+const ATTEMPTS_MAX: usize = 16;
+
+/// Sets options of a type beside its announcement, so that neither undoes the other.
 async fn announce(nats: &Nats, set: &TypesSet, output: &Output) -> Result<Exit, Failure> {
     let wrong = |error| Failure::of(Exit::Usage, &error);
     let task_type = TaskType::new(set.task_type.as_str()).map_err(wrong)?;
@@ -157,61 +177,87 @@ async fn announce(nats: &Nats, set: &TypesSet, output: &Output) -> Result<Exit, 
     let client = reach::client(nats).await?;
     let failed = |error: Error| Failure::of(Exit::Error, &error).help(NO_STREAMS);
     let registry = client.bus().bucket(BUCKET_REGISTRY).await.map_err(failed)?;
-    let known = known(&registry, &task_type, output).await.map_err(failed)?;
-    let created = known.is_none();
-    let entry = changed(known, &task_type, queue, schema, set)?;
-    // The queue first: a type must not name one that nobody has announced.
-    let queue = QueueEntry::default();
-    let new_queue = registry.create(&subject::registry_queue(&entry.queue), &queue).await.map_err(failed)?;
-    registry.put(&subject::registry_type(&task_type), &entry).await.map_err(failed)?;
-    let told = serde_json::json!({ "type": task_type, "created": created, "queue_created": new_queue, "entry": entry });
-    output.data(&told, || {
-        let how = if created { "announced" } else { "changed" };
-        let new = if new_queue { " (new)" } else { "" };
-        format!("{task_type} {how}: served by the executors of the queue {}{new}.", entry.queue)
-    });
-    Ok(Exit::Ok)
+    let key = subject::registry_override(&task_type);
+    for _ in 0..ATTEMPTS_MAX {
+        let announced = announcement(&registry, &task_type, output).await.map_err(failed)?;
+        let (known, revision) = overrides(&registry, &key, output).await.map_err(failed)?;
+        let created = announced.is_none() && known.queue.is_none();
+        let wanted = changed(known, queue.clone(), schema.clone(), set);
+        let entry = merged(&wanted, announced.as_ref(), &task_type)?;
+        // The queue first: a type must not name one that nobody has announced.
+        let new_queue = registry.create(&subject::registry_queue(&entry.queue), &QueueEntry::default()).await;
+        let new_queue = new_queue.map_err(failed)?;
+        if !registry.replace(&key, &wanted, revision).await.map_err(failed)? {
+            // Somebody was quicker: what they wrote is what is changed.
+            continue;
+        }
+        let told = serde_json::json!({
+            "type": task_type, "created": created, "queue_created": new_queue, "entry": entry, "set": wanted,
+        });
+        output.data(&told, || {
+            let how = if created { "announced" } else { "changed" };
+            let new = if new_queue { " (new)" } else { "" };
+            let set = match wanted.names().join(", ") {
+                names if names.is_empty() => "nothing is set by hand".into(),
+                names => format!("set by hand: {names}"),
+            };
+            format!("{task_type} {how}: served by the executors of the queue {}{new}; {set}.", entry.queue)
+        });
+        return Ok(Exit::Ok);
+    }
+    Err(Failure::new(Exit::Error, format!("others changed {task_type} {ATTEMPTS_MAX} times meanwhile"))
+        .help("Nothing was written. Say it again."))
 }
 
-/// The announcement as it is; none where what is there is no such JSON, which is then replaced.
-async fn known(registry: &Bucket, task_type: &TaskType, output: &Output) -> Result<Option<TypeEntry>, Error> {
+/// The announcement as it is; none where what is there is no such JSON.
+async fn announcement(registry: &Bucket, task_type: &TaskType, output: &Output) -> Result<Option<TypeEntry>, Error> {
     let value: Option<serde_json::Value> = registry.get(&subject::registry_type(task_type)).await?;
     match value.map(serde_json::from_value).transpose() {
         Ok(known) => Ok(known),
         Err(error) => {
-            output.say(format_args!("What was announced of {task_type} is no announcement and is replaced: {error}"));
+            output.say(format_args!("What was announced of {task_type} is no announcement and is ignored: {error}"));
             Ok(None)
         }
     }
 }
 
-/// The announcement with the changes, checked.
+/// What people have set, and its revision; nothing where what is there is no such JSON, which is then replaced.
+async fn overrides(registry: &Bucket, key: &str, output: &Output) -> Result<(TypeOverride, u64), Error> {
+    let (value, revision) = registry.get_revision::<serde_json::Value>(key).await?;
+    match value.map(serde_json::from_value).transpose() {
+        Ok(known) => Ok((known.unwrap_or_default(), revision)),
+        Err(error) => {
+            output.say(format_args!("What stood in {key} cannot be read and is replaced: {error}"));
+            Ok((TypeOverride::default(), revision))
+        }
+    }
+}
+
+/// What people have set, with the changes.
 fn changed(
-    known: Option<TypeEntry>,
-    task_type: &TaskType,
+    known: TypeOverride,
     queue: Option<QueueName>,
     schema: Option<serde_json::Value>,
     set: &TypesSet,
-) -> Result<TypeEntry, Failure> {
-    let mut entry = match (known, queue) {
-        (Some(known), None) => known,
-        (Some(known), Some(queue)) => TypeEntry { queue, ..known },
-        (None, Some(queue)) => TypeEntry::new(queue),
-        (None, None) => {
-            return Err(Failure::new(
-                Exit::Usage,
-                format!("{task_type} is new, and nothing says which queue serves it"),
-            )
-            .help(format!("Say it: jetlane types set {task_type} --queue QUEUE")));
-        }
-    };
+) -> TypeOverride {
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    entry.retries = set.retries.unwrap_or(entry.retries);
-    entry.timeout_ms = set.timeout.map_or(entry.timeout_ms, ms);
-    entry.backoff_ms = set.backoff.map_or(entry.backoff_ms, ms);
-    // No flag says the longest back-off, so that it gives way to the first.
-    entry.backoff_ms_max = entry.backoff_ms_max.max(entry.backoff_ms);
-    entry.schema = schema.or(entry.schema);
+    let known = if set.reset { TypeOverride::default() } else { known };
+    TypeOverride {
+        queue: queue.or(known.queue),
+        schema: schema.or(known.schema),
+        retries: set.retries.or(known.retries),
+        timeout_ms: set.timeout.map(ms).or(known.timeout_ms),
+        backoff_ms: set.backoff.map(ms).or(known.backoff_ms),
+        backoff_ms_max: known.backoff_ms_max,
+    }
+}
+
+/// The type as it is served, checked.
+fn merged(set: &TypeOverride, announced: Option<&TypeEntry>, task_type: &TaskType) -> Result<TypeEntry, Failure> {
+    let Some(entry) = set.over(announced) else {
+        return Err(Failure::new(Exit::Usage, format!("{task_type} is new, and nothing says which queue serves it"))
+            .help(format!("Say it: jetlane types set {task_type} --queue QUEUE")));
+    };
     entry.check().map_err(|error| Failure::of(Exit::Usage, &error))?;
     Ok(entry)
 }
@@ -243,6 +289,7 @@ mod tests {
             timeout: None,
             backoff: None,
             schema: None,
+            reset: false,
         };
         change(&mut set);
         set
@@ -268,21 +315,25 @@ mod tests {
     }
 
     #[test]
-    fn a_new_type_needs_a_queue_and_a_known_one_keeps_what_is_not_said() {
+    fn new_type_needs_a_queue_and_a_known_one_keeps_what_is_not_said() {
         let queue = QueueName::new("q").expect("valid");
         let name = task_type("a.b");
-        let nothing = changed(None, &name, None, None, &set(|_| {}));
-        assert_eq!(nothing.expect_err("needs a queue").exit, Exit::Usage);
-        let known = TypeEntry { retries: 7, ..TypeEntry::new(queue.clone()) };
-        let entry = changed(Some(known), &name, None, None, &set(|set| set.timeout = Some(Duration::from_secs(5))));
-        let entry = entry.expect("fits");
+        let nothing = changed(TypeOverride::default(), None, None, &set(|_| {}));
+        assert_eq!(merged(&nothing, None, &name).expect_err("needs a queue").exit, Exit::Usage);
+        let known = TypeOverride { retries: Some(7), ..TypeOverride::default() };
+        let wanted = changed(known, None, None, &set(|set| set.timeout = Some(Duration::from_secs(5))));
+        let entry = merged(&wanted, Some(&TypeEntry::new(queue.clone())), &name).expect("fits");
         assert_eq!((entry.queue, entry.retries, entry.timeout_ms), (queue, 7, 5_000));
+        let reset = changed(wanted, None, None, &set(|set| (set.reset, set.retries) = (true, Some(1))));
+        assert_eq!(reset, TypeOverride { retries: Some(1), ..TypeOverride::default() });
     }
 
     #[test]
-    fn an_option_out_of_range_is_refused_and_a_long_back_off_raises_its_limit() {
+    fn option_out_of_range_is_refused_and_a_long_back_off_raises_its_limit() {
         let known = TypeEntry::new(QueueName::new("q").expect("valid"));
-        let change = |set: &TypesSet| changed(Some(known.clone()), &task_type("a.b"), None, None, set);
+        let change = |set: &TypesSet| {
+            merged(&changed(TypeOverride::default(), None, None, set), Some(&known), &task_type("a.b"))
+        };
         for bad in [set(|set| set.retries = Some(101)), set(|set| set.timeout = Some(Duration::ZERO))] {
             assert_eq!(change(&bad).expect_err("refused").exit, Exit::Usage);
         }

@@ -273,7 +273,7 @@ pub enum TypesAction {
     Ls,
     /// Show one type: its announcement, and what is learned of its run times.
     Show(TypesShow),
-    /// Announce a type, or change its announcement.
+    /// Set options of a type; with --queue also of one that nobody has announced.
     Set(TypesSet),
 }
 
@@ -284,7 +284,9 @@ pub struct TypesShow {
     pub task_type: String,
 }
 
-/// Announce a type, or change its announcement.
+/// Set options of a type.
+///
+/// They go before what executors announce, and no announcement undoes them.
 #[derive(Debug, clap::Args)]
 pub struct TypesSet {
     /// The type.
@@ -304,6 +306,9 @@ pub struct TypesSet {
     /// A file with the JSON Schema of its body.
     #[arg(long)]
     pub schema: Option<PathBuf>,
+    /// Take back everything that was set before, then set what else is given.
+    #[arg(long)]
+    pub reset: bool,
 }
 
 /// Reads `250ms`, `5s`, `10m`, `2h` and their sums.

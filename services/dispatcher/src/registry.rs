@@ -7,9 +7,11 @@ use jetlane_bus::Bus;
 use jetlane_bus::kv::{Change, Watch, Watched};
 use jetlane_core::shards::Assignment;
 use jetlane_schemas::subject::{BUCKET_REGISTRY, RegistryKey};
-use jetlane_schemas::{EstimateEntry, QueueEntry, QueueName, ShardEntry, SharedEntry, TaskType, TypeEntry};
+use jetlane_schemas::{
+    EstimateEntry, QueueEntry, QueueName, ShardEntry, SharedEntry, TaskType, TypeEntry, TypeLayers, TypeOverride,
+};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -27,6 +29,8 @@ pub(crate) struct KnownType {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Registry {
     types: BTreeMap<TaskType, Arc<KnownType>>,
+    /// What code announced and what people have set; shared by all copies, of which only the last changes.
+    layers: Arc<Mutex<TypeLayers>>,
     queues: BTreeMap<QueueName, QueueEntry>,
     shards: BTreeMap<String, (QueueName, ShardEntry)>,
     shared: BTreeMap<QueueName, SharedEntry>,
@@ -81,15 +85,25 @@ impl Registry {
 
     fn apply(&mut self, change: &Change) -> News {
         match RegistryKey::parse(&change.key) {
-            Some(RegistryKey::Type(task_type)) => match &change.value {
-                None => drop(self.types.remove(&task_type)),
-                Some(json) => match read_type(&task_type, json) {
-                    Ok(known) => drop(self.types.insert(task_type, Arc::new(known))),
-                    // The last good announcement stays: a typo must not stop a queue.
-                    Err(reason) => {
-                        tracing::warn!(%task_type, reason, "The announcement of a type is no good and is passed over.");
+            Some(RegistryKey::Type(task_type)) => match change.value.as_deref().map(read_type).transpose() {
+                Ok(entry) => {
+                    let merged = self.layers().announce(&task_type, entry);
+                    self.serve(task_type, merged);
+                }
+                // The last good announcement stays: a typo must not stop a queue.
+                Err(reason) => {
+                    tracing::warn!(%task_type, reason, "Ignoring an invalid announcement of a type.");
+                }
+            },
+            Some(RegistryKey::Override(task_type)) => match change.value.as_deref().map(read_override).transpose() {
+                Ok(set) => {
+                    let merged = self.layers().set(&task_type, set);
+                    match merged {
+                        Ok(merged) => self.serve(task_type, merged),
+                        Err(error) => tracing::warn!(%task_type, %error, "Ignoring invalid options of a type."),
                     }
-                },
+                }
+                Err(reason) => tracing::warn!(%task_type, reason, "Ignoring unreadable options of a type."),
             },
             Some(RegistryKey::Queue(queue)) => match change.value.as_deref().map(read_queue) {
                 None => drop(self.queues.remove(&queue)),
@@ -129,6 +143,29 @@ impl Registry {
     }
 }
 
+impl Registry {
+    fn layers(&self) -> MutexGuard<'_, TypeLayers> {
+        self.layers.lock().expect("nobody panics while holding the layers")
+    }
+
+    /// Takes a type as it is served from now on.
+    fn serve(&mut self, task_type: TaskType, entry: Option<TypeEntry>) {
+        let Some(entry) = entry else {
+            self.types.remove(&task_type);
+            return;
+        };
+        let schema = Schema::compile(entry.schema.as_ref()).unwrap_or_else(|reason| {
+            tracing::warn!(%task_type, reason, "The schema of a type is no good: its bodies are not checked against it.");
+            Schema::any()
+        });
+        self.types.insert(task_type, Arc::new(KnownType { entry, schema }));
+    }
+}
+
+fn read_override(json: &[u8]) -> Result<TypeOverride, String> {
+    serde_json::from_slice(json).map_err(|e| e.to_string())
+}
+
 fn read_queue(json: &[u8]) -> Result<QueueEntry, String> {
     let entry: QueueEntry = serde_json::from_slice(json).map_err(|e| e.to_string())?;
     entry.check().map_err(|e| e.to_string())?;
@@ -141,14 +178,10 @@ fn read_shared(json: &[u8]) -> Result<SharedEntry, String> {
     Ok(entry)
 }
 
-fn read_type(task_type: &TaskType, json: &[u8]) -> Result<KnownType, String> {
+fn read_type(json: &[u8]) -> Result<TypeEntry, String> {
     let entry: TypeEntry = serde_json::from_slice(json).map_err(|e| e.to_string())?;
     entry.check().map_err(|e| e.to_string())?;
-    let schema = Schema::compile(entry.schema.as_ref()).unwrap_or_else(|reason| {
-        tracing::warn!(%task_type, reason, "The schema of a type is no good: its bodies are not checked against it.");
-        Schema::any()
-    });
-    Ok(KnownType { entry, schema })
+    Ok(entry)
 }
 
 /// Reads everything that is announced, then goes on watching.
@@ -242,6 +275,23 @@ mod tests {
             assert_eq!(registry.estimate(&task_type).map(|kept| kept.all.runs), Some(7), "{bad} was taken");
             assert_eq!(registry.shared(&queue).shards[3].number(), 63, "{bad} was taken");
         }
+    }
+
+    #[test]
+    fn options_that_people_have_set_survive_the_next_announcement() {
+        let mut registry = Registry::default();
+        let task_type = TaskType::new("a").expect("valid");
+        registry.apply(&change("types.a", Some(r#"{"queue":"x","retries":3}"#)));
+        registry.apply(&change("overrides.a", Some(r#"{"retries":9}"#)));
+        registry.apply(&change("types.a", Some(r#"{"queue":"x","retries":5}"#)));
+        let retries = |registry: &Registry| registry.task_type(&task_type).map(|known| known.entry.retries);
+        assert_eq!(retries(&registry), Some(9));
+        for bad in ["{", r#"{"retries":101}"#, r#"{"timeout_ms":0}"#] {
+            registry.apply(&change("overrides.a", Some(bad)));
+            assert_eq!(retries(&registry), Some(9), "{bad} was taken");
+        }
+        registry.apply(&change("overrides.a", None));
+        assert_eq!(retries(&registry), Some(5));
     }
 
     #[test]

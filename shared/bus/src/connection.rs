@@ -305,11 +305,6 @@ impl Bus {
         self.events.gaps.clone()
     }
 
-    /// Returns whether the connection is up at this moment.
-    pub fn is_connected(&self) -> bool {
-        self.client.connection_state() == async_nats::connection::State::Connected
-    }
-
     /// Sends by core NATS: to whoever listens now, never stored.
     ///
     /// # Errors

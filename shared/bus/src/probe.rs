@@ -4,18 +4,22 @@ use crate::connection::Bus;
 use futures::future::join_all;
 use std::convert::Infallible;
 use std::error::Error as _;
+use std::future::pending;
 use std::time::Duration;
 
 /// How often the streams are probed: a lost stream is noticed within this time, for a request a stream.
 pub const PROBE_EVERY: Duration = Duration::from_secs(2);
-/// How often the state of the connection is read.
-const CONNECTION_EVERY: Duration = Duration::from_millis(100);
 
 /// Reports whether the broker is connected: now, and at every change. Never returns.
 pub async fn connection(bus: Bus, report: impl Fn(Result<(), String>)) -> Infallible {
+    let mut connected = bus.connected();
     loop {
-        report(if bus.is_connected() { Ok(()) } else { Err("the connection to NATS is lost".into()) });
-        tokio::time::sleep(CONNECTION_EVERY).await;
+        let is_up = *connected.borrow_and_update();
+        report(if is_up { Ok(()) } else { Err("the connection to NATS is lost".into()) });
+        if connected.changed().await.is_err() {
+            report(Err("the connection to NATS is closed".into()));
+            return pending().await;
+        }
     }
 }
 
@@ -24,10 +28,9 @@ pub async fn connection(bus: Bus, report: impl Fn(Result<(), String>)) -> Infall
 pub async fn streams(bus: Bus, streams: &[&str], buckets: &[&str], report: impl Fn(Result<(), String>)) -> Infallible {
     let buckets = buckets.iter().map(|bucket| format!("KV_{bucket}"));
     let names: Vec<String> = streams.iter().map(ToString::to_string).chain(buckets).collect();
-    let mut connections = bus.connections();
+    let mut connected = bus.connected();
     loop {
-        connections.mark_unchanged();
-        if bus.is_connected() {
+        if *connected.borrow_and_update() {
             let faults = join_all(names.iter().map(|name| bus.fault_of(name))).await;
             let faults: Vec<String> = faults.into_iter().flatten().collect();
             report(if faults.is_empty() { Ok(()) } else { Err(faults.join(", ")) });
@@ -36,8 +39,8 @@ pub async fn streams(bus: Bus, streams: &[&str], buckets: &[&str], report: impl 
             report(Err("not known while NATS is not connected".into()));
         }
         tokio::select! {
-            () = tokio::time::sleep(if bus.is_connected() { PROBE_EVERY } else { CONNECTION_EVERY }) => {}
-            Ok(()) = connections.changed() => {}
+            () = tokio::time::sleep(PROBE_EVERY) => {}
+            Ok(()) = connected.changed() => {}
         }
     }
 }

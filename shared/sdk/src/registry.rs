@@ -3,7 +3,9 @@
 use jetlane_bus::kv::{Change, Watched};
 use jetlane_bus::{Bus, Error};
 use jetlane_schemas::subject::{BUCKET_REGISTRY, RegistryKey};
-use jetlane_schemas::{QueueEntry, QueueName, Shard, ShardEntry, SharedEntry, TaskType, Tenant, TypeEntry};
+use jetlane_schemas::{
+    QueueEntry, QueueName, Shard, ShardEntry, SharedEntry, TaskType, Tenant, TypeEntry, TypeLayers, TypeOverride,
+};
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -16,7 +18,9 @@ const LOOK_AGAIN_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Default)]
 struct View {
+    /// As they are served: what code announced under what people have set.
     types: HashMap<TaskType, TypeEntry>,
+    layers: TypeLayers,
     queues: HashMap<QueueName, QueueEntry>,
     shards: HashMap<(QueueName, Tenant), Shard>,
     /// Which shards those share that have none of their own, where it is not as at first.
@@ -53,6 +57,12 @@ impl Registry {
     /// The announcement of a type.
     pub(crate) fn task_type(&self, task_type: &TaskType) -> Option<TypeEntry> {
         self.read(|view| view.types.get(task_type).cloned())
+    }
+
+    /// An announcement of this process under what people have set of the type.
+    pub(crate) fn overridden(&self, task_type: &TaskType, announced: TypeEntry) -> TypeEntry {
+        let merged = self.read(|view| view.layers.of_people(task_type).and_then(|set| set.over(Some(&announced))));
+        merged.filter(|merged| merged.check().is_ok()).unwrap_or(announced)
     }
 
     /// The queue of a type: cheaper than its whole announcement.
@@ -134,7 +144,20 @@ impl View {
     fn apply(&mut self, change: Change) {
         let json = change.value.as_deref();
         match RegistryKey::parse(&change.key) {
-            Some(RegistryKey::Type(task_type)) => replace(&mut self.types, task_type, json),
+            Some(RegistryKey::Type(task_type)) => {
+                if let Some(entry) = read::<TypeEntry>(&change.key, json) {
+                    let merged = self.layers.announce(&task_type, entry);
+                    self.serve(task_type, merged);
+                }
+            }
+            Some(RegistryKey::Override(task_type)) => {
+                if let Some(set) = read::<TypeOverride>(&change.key, json) {
+                    match self.layers.set(&task_type, set) {
+                        Ok(merged) => self.serve(task_type, merged),
+                        Err(error) => tracing::warn!(%task_type, %error, "Ignoring invalid options of a type."),
+                    }
+                }
+            }
             Some(RegistryKey::Queue(queue)) => replace(&mut self.queues, queue, json),
             Some(RegistryKey::Shard(queue)) => {
                 if let Some(old) = self.shard_keys.remove(&change.key) {
@@ -156,6 +179,26 @@ impl View {
             // Estimates are the leaders'.
             Some(RegistryKey::Estimate(_)) => {}
             None => tracing::debug!(key = change.key, "The registry has a key that this version does not know."),
+        }
+    }
+}
+
+impl View {
+    fn serve(&mut self, task_type: TaskType, merged: Option<TypeEntry>) {
+        match merged {
+            Some(entry) => drop(self.types.insert(task_type, entry)),
+            None => drop(self.types.remove(&task_type)),
+        }
+    }
+}
+
+/// Reads a value; `Some(None)` where it was deleted, `None` where it is no such JSON and is left out.
+fn read<V: serde::de::DeserializeOwned>(key: &str, json: Option<&[u8]>) -> Option<Option<V>> {
+    match json.map(serde_json::from_slice::<V>).transpose() {
+        Ok(value) => Some(value),
+        Err(error) => {
+            tracing::warn!(key, %error, "An announcement is no such JSON; it is passed over.");
+            None
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::reach::{self, Nats};
 use crate::result::NO_STREAMS;
 use jetlane::{TaskType, TypeEntry};
 use jetlane_bus::{Error, clock};
+use jetlane_schemas::TypeOverride;
 use jetlane_schemas::registry::{EstimateEntry, RunTimes};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -20,6 +21,8 @@ struct Shown<'a> {
     task_type: &'a TaskType,
     announced: bool,
     entry: Option<&'a TypeEntry>,
+    /// Options of the entry that people have set.
+    set: Vec<&'static str>,
     waiting: u64,
     /// All its tasks together; absent before the first run was measured.
     run_times: Option<Times>,
@@ -61,7 +64,8 @@ pub(super) async fn run(nats: &Nats, args: &TypesShow, output: &Output) -> Resul
         return Err(Failure::new(Exit::NotFound, format!("nobody has announced {task_type}, and none of it waits"))
             .help("`jetlane types ls` lists what is there."));
     }
-    let shown = shown(&task_type, entry, estimate, waiting.unwrap_or(0));
+    let set = announced.layers.of_people(&task_type).map(TypeOverride::names).unwrap_or_default();
+    let shown = Shown { set, ..shown(&task_type, entry, estimate, waiting.unwrap_or(0)) };
     output.data(&shown, || page(&shown, estimate));
     Ok(Exit::Ok)
 }
@@ -77,6 +81,7 @@ fn shown<'a>(
         task_type,
         announced: entry.is_some(),
         entry,
+        set: Vec::new(),
         waiting,
         run_times: estimate.and_then(|estimate| Times::of(&estimate.all)),
         sizes: sizes.filter_map(|(key, times)| Some((key.as_str(), Times::of(times)?))).collect(),
@@ -94,6 +99,9 @@ fn page(shown: &Shown<'_>, estimate: Option<&EstimateEntry>) -> String {
             lines.push(("timeout", told(entry.timeout_ms)));
             lines.push(("back-off", format!("{} to {}", told(entry.backoff_ms), told(entry.backoff_ms_max))));
             lines.push(("codec", entry.codec.media_type().into()));
+            if !shown.set.is_empty() {
+                lines.push(("set", format!("{} (by `jetlane types set`)", shown.set.join(", "))));
+            }
             lines.push(("schema", if entry.schema.is_some() { "yes" } else { "no" }.into()));
         }
         None => lines.push(("queue", "nobody serves it".into())),

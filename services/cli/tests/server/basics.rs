@@ -144,6 +144,13 @@ async fn a_type_is_set_listed_and_changed_option_by_option() {
     assert_eq!((exit, &told["created"], &told["queue_created"]), (0, &true.into(), &true.into()));
     let (_, told) = place.json(&["types", "set", "a.b", "--timeout", "30s"]).await;
     assert_eq!((&told["created"], &told["entry"]["retries"]), (&false.into(), &5.into()));
+    // An executor that starts announces what its code says: what people have set stays.
+    place.announce("a.b", "q").await;
+    let (_, told) = place.json(&["types", "show", "a.b"]).await;
+    assert_eq!((&told["entry"]["retries"], &told["entry"]["timeout_ms"]), (&5.into(), &30_000.into()));
+    assert_eq!(told["set"], serde_json::json!(["queue", "retries", "timeout"]));
+    let (_, told) = place.json(&["types", "set", "a.b", "--reset", "--timeout", "30s"]).await;
+    assert_eq!((&told["entry"]["retries"], &told["set"]), (&3.into(), &serde_json::json!({ "timeout_ms": 30_000 })));
     assert_eq!(place.run(&["submit", "x.y"]).await.status.code(), Some(0));
     let (_, listed) = place.json(&["types", "ls"]).await;
     let types = listed["types"].as_array().expect("types");
