@@ -53,6 +53,8 @@ pub enum Claim {
 /// The mark that a run begins: stored before the handler where the task must not run twice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BeginMark {
+    /// When its task was submitted: a later task of the same id is another one.
+    pub submitted_at: Micros,
     /// The number of the run.
     pub run: u32,
     /// How often it has begun, as far as is known.

@@ -237,6 +237,7 @@ pub(crate) async fn inquire(desk: &Desk, job: &Job) -> Result<Inquired, jetlane_
     }
     let inquiry = desk.owners.inquiry(&job.parcel, vec![inquired(&job.task)]);
     let connections = desk.bus.connections();
+    let is_of_run = |found: &&Found| found.of(&job.task).is_some_and(|mark| mark.run == run.run);
     let mut since = None;
     loop {
         let connection = *connections.borrow();
@@ -258,11 +259,11 @@ pub(crate) async fn inquire(desk: &Desk, job: &Job) -> Result<Inquired, jetlane_
                 Duration::ZERO
             }
         };
-        let owner = match found.as_ref().filter(|found| run.retries == 0 && found.mark.run == run.run) {
+        let owner = match found.as_ref().filter(|found| run.retries == 0 && is_of_run(found)) {
             Some(found) => desk.owners.ask_owner(&found.mark.executor, &inquiry).await?,
             None => Owner::Unknown,
         };
-        let mark = found.as_ref().map(Found::mark);
+        let mark = found.as_ref().and_then(|found| found.of(&job.task));
         match judge(&run, &Evidence { mark, owner, waited, ..Evidence::NONE }, clock::now()) {
             Verdict::LeaveToOwner => return Ok(Inquired::Over(Settled::Leave)),
             Verdict::Completed | Verdict::Cancelled | Verdict::Superseded => return Ok(Inquired::Over(Settled::Ack)),
@@ -283,10 +284,14 @@ async fn judge_marked(
     let mut found = if needs_inquiry(&run) { mark::read(&desk.bus, &job.task).await? } else { None };
     loop {
         // Its owner was waited for before the run took a slot.
-        let evidence = Evidence { mark: found.as_ref().map(Found::mark), waited: OUTAGE_MAX, ..Evidence::NONE };
+        let evidence = Evidence {
+            mark: found.as_ref().and_then(|found| found.of(&job.task)),
+            waited: OUTAGE_MAX,
+            ..Evidence::NONE
+        };
         let verdict = judge(&run, &evidence, clock::now());
         let Verdict::Begin(Begin { marking: Marking::Store(wanted), .. }) = verdict else { return Ok(verdict) };
-        let mark = mark::of(wanted, token, desk.owners.executor());
+        let mark = mark::of(wanted, &job.task, token, desk.owners.executor());
         match store_mark(desk, job, &mark, found.as_ref()).await? {
             None if job.parcel.lease.holds() => return Ok(verdict),
             None => {
@@ -295,7 +300,7 @@ async fn judge_marked(
                 return Ok(Verdict::LeaveToOwner);
             }
             Some(other) => {
-                if other.mark.run == run.run {
+                if other.of(&job.task).is_some_and(|mark| mark.run == run.run) {
                     match inquire(desk, job).await? {
                         Inquired::Ready => {}
                         Inquired::Over(Settled::Ack) => return Ok(Verdict::Superseded),

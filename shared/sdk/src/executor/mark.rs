@@ -15,9 +15,10 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// The mark as evidence.
-    pub(crate) fn mark(&self) -> Mark {
-        Mark { run: self.mark.run, begun: self.mark.begun }
+    /// The mark as evidence; `None` where an earlier task of the same id left it.
+    pub(crate) fn of(&self, task: &TaskEvent) -> Option<Mark> {
+        let BeginMark { run, begun, submitted_at, .. } = self.mark;
+        (submitted_at == task.submitted_at).then_some(Mark { run, begun })
     }
 }
 
@@ -54,6 +55,7 @@ pub(crate) async fn remove(bus: &Bus, task: &TaskEvent) -> Result<(), Error> {
 }
 
 /// What the mark of a run says.
-pub(crate) fn of(mark: Mark, token: RunToken, executor: &str) -> BeginMark {
-    BeginMark { run: mark.run, begun: mark.begun, token, executor: executor.to_owned() }
+pub(crate) fn of(mark: Mark, task: &TaskEvent, token: RunToken, executor: &str) -> BeginMark {
+    let Mark { run, begun } = mark;
+    BeginMark { submitted_at: task.submitted_at, run, begun, token, executor: executor.to_owned() }
 }

@@ -370,3 +370,16 @@ async fn a_task_that_may_have_run_is_looked_up_first_however_short_its_runs_are(
     let suspect = stage.job(TaskEvent { suspect: true, ..task(1) }, 1).await;
     assert!(!may_end_at_once(&stage.desk, &again) && !may_end_at_once(&stage.desk, &suspect));
 }
+
+#[tokio::test]
+async fn mark_of_an_earlier_task_of_the_same_id_keeps_no_later_one_from_its_run() {
+    let mut stage = Stage::open(|_| Ok(())).await;
+    let earlier = TaskEvent { retries: Some(0), ..task(1) };
+    let mark = jetlane_core::run::Mark { run: 1, begun: 1 };
+    let left = mark::of(mark, &earlier, RunToken::draw(), "an executor that died");
+    assert!(mark::store(&stage.desk.bus, &earlier, &left, None).await.expect("stored").is_none());
+    let later = TaskEvent { submitted_at: Micros(earlier.submitted_at.0 + 1), ..earlier };
+    let job = stage.job(later, 1).await;
+    assert_eq!(run(&stage.desk, &job).await.ran.end, RunEnd::Done);
+    assert_eq!(stage.unanswered().await, 0);
+}
