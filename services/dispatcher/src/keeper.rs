@@ -2,6 +2,7 @@
 
 use jetlane_bus::lease::{Lease, RENEW_EVERY};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Renews a lease until it is lost or given up.
@@ -18,15 +19,14 @@ impl Keeper {
         let (its_lost, its_give_up) = (lost.clone(), give_up.clone());
         let task = tokio::spawn(async move {
             loop {
-                // Renewed at once as well: a lease that is made over the mark of one that ended has no end
-                // of its own until its first renewal (async-nats drops the time to live there).
                 if !lease.renew().await {
                     its_lost.cancel();
                     return;
                 }
                 tokio::select! {
                     () = its_give_up.cancelled() => return lease.release().await,
-                    () = tokio::time::sleep(RENEW_EVERY) => {}
+                    // At its end, if that comes first: then the lease is lost, and whoever leads is told at once.
+                    () = tokio::time::sleep_until((Instant::now() + RENEW_EVERY).min(lease.valid_until())) => {}
                 }
             }
         });

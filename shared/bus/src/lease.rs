@@ -15,7 +15,7 @@ use tokio::time::Instant;
 pub const LEASE_TTL: Duration = Duration::from_secs(1);
 /// How often a leader renews.
 pub const RENEW_EVERY: Duration = Duration::from_millis(300);
-/// How long one renewal may take: three fit into a lease.
+/// How long one request of a renewal may take: three fit into a lease.
 const RENEW_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// The lease of a queue's leader.
@@ -83,9 +83,16 @@ impl Lease {
         self.valid_until
     }
 
-    /// Renews the lease; says whether it still holds. A renewal without an answer changes nothing: the
-    /// lease runs on to its end.
+    /// Renews the lease, and returns whether it still holds: at the latest when it ends. A renewal without an answer
+    /// changes nothing.
     pub async fn renew(&mut self) -> bool {
+        let end = self.valid_until;
+        // Elapsed: nobody answered until the end of the lease.
+        let _elapsed = tokio::time::timeout_at(end, self.try_renew()).await;
+        Instant::now() < self.valid_until
+    }
+
+    async fn try_renew(&mut self) {
         let asked = Instant::now();
         // `Store::update` would drop the time to live: a lease that never ends (facts: KV).
         let publish = async { self.bus.write_lease(&self.key, &self.holder, self.revision).await?.await };
@@ -94,25 +101,91 @@ impl Lease {
                 self.revision = ack.sequence;
                 self.valid_until = asked + LEASE_TTL;
             }
-            Ok(Err(error)) if error.kind() == PublishErrorKind::WrongLastSequence => {
-                // Either somebody else leads, or an earlier renewal was stored and its answer was lost.
-                match self.bucket.store().entry(&self.key).await {
-                    Ok(Some(entry)) if entry.value == self.holder.as_bytes() && entry.revision > self.revision => {
-                        self.revision = entry.revision;
-                    }
-                    _ => self.valid_until = asked,
-                }
-            }
+            Ok(Err(error)) if error.kind() == PublishErrorKind::WrongLastSequence => self.read_back(asked).await,
             Ok(Err(_)) | Err(_) => {}
         }
-        Instant::now() < self.valid_until
+    }
+
+    /// Finds out why a renewal was refused: somebody else leads, the lease has ended, or an earlier renewal was stored
+    /// and its answer was lost. Without an answer the lease runs on to its end.
+    async fn read_back(&mut self, asked: Instant) {
+        match tokio::time::timeout(RENEW_TIMEOUT, self.bucket.store().entry(&self.key)).await {
+            Ok(Ok(Some(entry))) if entry.value == self.holder.as_bytes() => {
+                // A copy of the bucket may answer that has not seen the last renewal yet.
+                self.revision = self.revision.max(entry.revision);
+            }
+            Ok(Ok(_)) => self.valid_until = asked,
+            Ok(Err(_)) | Err(_) => {}
+        }
     }
 
     /// Gives the lease up, so that another can lead at once.
     pub async fn release(self) {
-        let released = self.bucket.store().delete_expect_revision(&self.key, Some(self.revision)).await;
+        let store = self.bucket.store();
+        // With an end of its own: a plain mark of deletion would stay for as long as the bucket.
+        let released = store.purge_expect_revision_with_ttl(&self.key, self.revision, LEASE_TTL).await;
         if let Err(error) = released {
             tracing::debug!(%error, key = self.key, "The lease was not released; it ends by itself.");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::stage::place;
+
+    /// A bucket that answers no read: its stream is gone, and somebody silent stands in for it.
+    async fn silent_bucket(bus: &Bus) -> (Bucket, async_nats::Subscriber) {
+        let name = "silent";
+        let config = kv::Config { bucket: name.into(), ..kv::Config::default() };
+        bus.jetstream.create_key_value(config).await.expect("made");
+        let bucket = bus.bucket(name).await.expect("opened");
+        bus.jetstream.delete_key_value(name).await.expect("deleted");
+        let nobody = bus.client.subscribe(format!("$JS.API.DIRECT.GET.KV_{name}.>")).await.expect("subscribed");
+        (bucket, nobody)
+    }
+
+    #[tokio::test]
+    async fn lease_that_is_lost_is_known_to_be_lost_by_its_end_though_nobody_answers() {
+        let (_server, bus) = place().await;
+        let queue = QueueName::default_queue();
+        let mut lease = bus.lead(&queue, "a").await.expect("answered").expect("free");
+        let end = lease.valid_until();
+        let (bucket, _nobody) = silent_bucket(&bus).await;
+        lease.bucket = bucket;
+        // Another leads, or an answer was lost: the next renewal is refused, and the read is not answered.
+        lease.revision -= u64::from(lease.revision > 0);
+        while lease.renew().await {
+            tokio::time::sleep_until((Instant::now() + RENEW_EVERY).min(lease.valid_until())).await;
+        }
+        let late = Instant::now().saturating_duration_since(end);
+        assert!(late < RENEW_TIMEOUT, "known {late:?} after the end of the lease");
+    }
+
+    #[tokio::test]
+    async fn renewal_whose_answer_was_lost_keeps_the_lease() {
+        let (_server, bus) = place().await;
+        let mut lease = bus.lead(&QueueName::default_queue(), "a").await.expect("answered").expect("free");
+        let before = lease.revision;
+        assert!(lease.renew().await);
+        lease.revision = before;
+        assert!(lease.renew().await, "it finds its own renewal");
+        assert!(lease.renew().await && lease.revision > before + 1);
+    }
+
+    #[tokio::test]
+    async fn released_lease_leaves_no_mark_for_ever() {
+        let (_server, bus) = place().await;
+        let lease = bus.lead(&QueueName::default_queue(), "a").await.expect("answered").expect("free");
+        lease.release().await;
+        let all = format!("KV_{BUCKET_LEASES}");
+        let waited = tokio::time::timeout(Duration::from_secs(8), async {
+            while !bus.subject_counts(&all, ">").await.expect("counted").is_empty() {
+                tokio::time::sleep(RENEW_EVERY).await;
+            }
+        });
+        waited.await.expect("its mark ages away");
+        assert!(bus.lead(&QueueName::default_queue(), "b").await.expect("answered").is_some());
     }
 }
