@@ -69,7 +69,8 @@ impl Settling {
 
 async fn send(client: &Client, waiting: &Waiting) -> Result<(), PublishError> {
     loop {
-        // One by one: whoever stops in between has taken one with it, and not all.
+        // One by one: a send that is dropped in between takes one with it, whose message comes again, and leaves the
+        // others to the task that sends late: it sends until none waits, and the next one wakes it.
         let next = waiting.lock().pop();
         let Some(ack) = next else { return Ok(()) };
         client.publish(ack, Bytes::from_static(b"+ACK")).await?;
@@ -84,5 +85,44 @@ async fn send_late(client: Client, waiting: Arc<Waiting>) {
             tracing::debug!("The connection is closed; what was not acknowledged comes again.");
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::stage::place;
+    use futures::{FutureExt, StreamExt};
+    use std::collections::BTreeSet;
+
+    /// More than the runtime lets pass at once, and fewer than are sent without waiting.
+    const COUNT: usize = 250;
+
+    #[tokio::test]
+    async fn acks_that_a_dropped_send_leaves_behind_go_out_by_themselves() {
+        let (_server, bus) = place().await;
+        let mut heard = bus.client.subscribe("test.ack.*").await.expect("subscribed");
+        let settling = Settling::begin(bus.client.clone());
+        let add = async |number: usize| {
+            let ack = Subject::from(format!("test.ack.{number}"));
+            settling.add(&bus.client, ack).await.expect("added");
+        };
+        // The task that sends late has had its first wake-up.
+        add(0).await;
+        assert!(heard.next().await.is_some());
+        for number in 1..COUNT {
+            add(number).await;
+        }
+        // The runtime lets some pass at once, then interrupts.
+        assert!(settling.send(&bus.client).now_or_never().is_none(), "the send is not interrupted");
+        assert!(!settling.waiting.lock().is_empty());
+        let most = tokio::time::timeout(Duration::from_secs(5), async {
+            let mut subjects = BTreeSet::new();
+            // All but the one that the dropped send had taken.
+            while subjects.len() < COUNT - 2 {
+                subjects.insert(heard.next().await.expect("open").subject);
+            }
+        });
+        most.await.expect("what was left behind is sent");
     }
 }
