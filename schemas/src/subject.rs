@@ -196,6 +196,11 @@ pub fn acked(task_type: &TaskType, connection: &str, number: impl std::fmt::Disp
     format!("jetlane.told.{task_type}.@.{connection}.{number}")
 }
 
+/// Acks of one connection for all types of so many tokens, for a subscription.
+pub fn acked_of_types(tokens: usize, connection: &str) -> String {
+    format!("jetlane.told.{}@.{connection}.*", "*.".repeat(tokens))
+}
+
 /// `jetlane.told.<type>.@.<connection>.<number>.told`: the same completion, told before it is stored. Whoever
 /// hears it believes it once the ack has come, too.
 pub fn told_ahead(task_type: &TaskType, connection: &str, number: impl std::fmt::Display) -> String {

@@ -1,5 +1,6 @@
 //! Acks of publishes, heard on one subscription of the connection: publishes that go out together wait
-//! together, so that a hundred of them cost one wait. Those that submitters hear too have one a type.
+//! together, so that a hundred of them cost one wait. Acks that submitters receive too come on a subscription for all
+//! types of as many tokens.
 
 use crate::connection::ANSWER_TIMEOUT;
 use crate::ingest::{self, Word};
@@ -45,18 +46,21 @@ pub(crate) struct Acks {
     waiting: Arc<Mutex<Waiting>>,
     room: Semaphore,
     room_max: usize,
-    connections: watch::Receiver<u64>,
     hearing: Mutex<JoinSet<()>>,
-    /// The name of this connection where acks are heard by others too, and the types of which it hears them.
+    /// The name of this connection where acks are heard by others too.
     name: String,
-    shared: tokio::sync::Mutex<HashSet<TaskType>>,
+    /// Of how many tokens the types are of which it hears such acks: a few, however many types there are.
+    shared: tokio::sync::Mutex<HashSet<usize>>,
 }
 
 /// The batches that wait, by the number of their first publish.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiting {
     next: u64,
     batches: BTreeMap<u64, Batch>,
+    /// Counts the connections, as far as was looked.
+    connection: u64,
+    connections: watch::Receiver<u64>,
     /// A stream has said that it takes no batches, as those that were made before do not.
     singly: bool,
 }
@@ -65,6 +69,8 @@ struct Waiting {
 struct Batch {
     answers: Vec<Answer>,
     missing: usize,
+    /// The connection that it was sent over.
+    connection: u64,
     told: oneshot::Sender<Vec<Answer>>,
 }
 
@@ -84,13 +90,13 @@ impl Acks {
     ) -> Result<Self, async_nats::SubscribeError> {
         let inbox = client.new_inbox();
         let subscriber = client.subscribe(format!("{inbox}.>")).await?;
-        let waiting = Arc::<Mutex<Waiting>>::default();
+        let waiting = Arc::new(Mutex::new(Waiting::over(connections.clone())));
         let mut hearing = JoinSet::new();
-        hearing.spawn(hear(subscriber, Arc::clone(&waiting), connections.clone()));
+        hearing.spawn(hear_and_end(subscriber, Arc::clone(&waiting), connections));
         let hearing = Mutex::new(hearing);
         let name = inbox.rsplit('.').next().unwrap_or_default().to_owned();
         let (room, room_max) = (Semaphore::new(room), room);
-        Ok(Self { inbox, waiting, room, room_max, connections, hearing, name, shared: tokio::sync::Mutex::default() })
+        Ok(Self { inbox, waiting, room, room_max, hearing, name, shared: tokio::sync::Mutex::default() })
     }
 
     /// Sends all of these, and waits until each is answered or nothing more is to be expected. The
@@ -190,14 +196,15 @@ impl Acks {
 
     /// Hears acks that are others' too.
     async fn share(&self, client: &Client, task_type: &TaskType) -> Result<(), async_nats::SubscribeError> {
+        let tokens = task_type.as_str().split('.').count();
         let mut shared = self.shared.lock().await;
-        if shared.contains(task_type) {
+        if shared.contains(&tokens) {
             return Ok(());
         }
-        let subscriber = client.subscribe(subject::acked(task_type, &self.name, '*')).await?;
-        let heard = hear(subscriber, Arc::clone(&self.waiting), self.connections.clone());
+        let subscriber = client.subscribe(subject::acked_of_types(tokens, &self.name)).await?;
+        let heard = hear(subscriber, Arc::clone(&self.waiting));
         self.hearing.lock().expect("nobody panics while beginning to hear acks").spawn(heard);
-        shared.insert(task_type.clone());
+        shared.insert(tokens);
         Ok(())
     }
 }
@@ -220,11 +227,26 @@ impl Drop for Forget<'_> {
 }
 
 impl Waiting {
+    fn over(mut connections: watch::Receiver<u64>) -> Self {
+        connections.mark_unchanged();
+        Self { next: 0, batches: BTreeMap::new(), connection: 0, connections, singly: false }
+    }
+
     fn begin(&mut self, count: usize, told: oneshot::Sender<Vec<Answer>>) -> u64 {
+        self.look_for_connection();
         let first = self.next;
         self.next += count as u64;
-        self.batches.insert(first, Batch { answers: vec![Answer::Unknown; count], missing: count, told });
+        let (answers, connection) = (vec![Answer::Unknown; count], self.connection);
+        self.batches.insert(first, Batch { answers, missing: count, connection, told });
         first
+    }
+
+    /// Takes note of a new connection. Costs the reading of a number, and no lock.
+    fn look_for_connection(&mut self) {
+        if self.connections.has_changed().unwrap_or(false) {
+            self.connections.mark_unchanged();
+            self.connection += 1;
+        }
     }
 
     fn take(&mut self, number: u64, answer: Answer) {
@@ -255,7 +277,20 @@ impl Waiting {
         self.batches.remove(&first).map(|batch| batch.answers)
     }
 
-    /// Nothing of what was sent will be answered: it went over another connection.
+    /// Ends what was sent over an earlier connection: nothing of it will be answered. What has gone over the new one
+    /// since is waited for.
+    fn end_earlier(&mut self) {
+        self.look_for_connection();
+        let now = self.connection;
+        // The numbers grow, and so do the connections.
+        let first = self.batches.iter().find(|(_, batch)| batch.connection == now).map(|(number, _)| *number);
+        let new = first.map(|first| self.batches.split_off(&first)).unwrap_or_default();
+        for (_, batch) in std::mem::replace(&mut self.batches, new) {
+            let _gone = batch.told.send(batch.answers);
+        }
+    }
+
+    /// Nothing of what was sent will be answered.
     fn end_all(&mut self) {
         for (_, batch) in std::mem::take(&mut self.batches) {
             let _gone = batch.told.send(batch.answers);
@@ -263,8 +298,12 @@ impl Waiting {
     }
 }
 
-async fn hear(mut acks: async_nats::Subscriber, waiting: Arc<Mutex<Waiting>>, mut connections: watch::Receiver<u64>) {
-    connections.mark_unchanged();
+/// Hears acks, and ends what a lost connection leaves without one: one task a connection does so.
+async fn hear_and_end(
+    mut acks: async_nats::Subscriber,
+    waiting: Arc<Mutex<Waiting>>,
+    mut connections: watch::Receiver<u64>,
+) {
     loop {
         tokio::select! {
             biased;
@@ -273,12 +312,18 @@ async fn hear(mut acks: async_nats::Subscriber, waiting: Arc<Mutex<Waiting>>, mu
                 None => break,
             },
             changed = connections.changed() => match changed {
-                Ok(()) => lock(&waiting).end_all(),
+                Ok(()) => lock(&waiting).end_earlier(),
                 Err(_) => break,
             },
         }
     }
     lock(&waiting).end_all();
+}
+
+async fn hear(mut acks: async_nats::Subscriber, waiting: Arc<Mutex<Waiting>>) {
+    while let Some(ack) = acks.next().await {
+        take(&waiting, &ack);
+    }
 }
 
 fn take(waiting: &Mutex<Waiting>, ack: &async_nats::Message) {
@@ -336,6 +381,12 @@ fn read(status: Option<StatusCode>, body: &[u8]) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::local::stage::place;
+
+    fn waiting() -> (watch::Sender<u64>, Waiting) {
+        let (connections, seen) = watch::channel(1);
+        (connections, Waiting::over(seen))
+    }
 
     #[test]
     fn the_servers_words_are_understood() {
@@ -354,7 +405,7 @@ mod tests {
 
     #[test]
     fn acks_find_their_batch_in_any_order_and_are_counted_once() {
-        let mut waiting = Waiting::default();
+        let (_connections, mut waiting) = waiting();
         let (first, mut first_told) = oneshot::channel();
         let (second, mut second_told) = oneshot::channel();
         assert_eq!((waiting.begin(2, first), waiting.begin(2, second)), (0, 2));
@@ -373,7 +424,7 @@ mod tests {
 
     #[test]
     fn of_those_that_went_together_so_many_are_stored_as_the_last_word_says() {
-        let mut waiting = Waiting::default();
+        let (_connections, mut waiting) = waiting();
         let (told, mut answers) = oneshot::channel();
         let first = waiting.begin(3, told);
         waiting.conclude(first + 1, Word::Refused);
@@ -388,8 +439,41 @@ mod tests {
     }
 
     #[test]
+    fn new_connection_ends_what_went_over_the_old_one_and_nothing_else() {
+        let (connections, mut waiting) = waiting();
+        let (old, mut old_answers) = oneshot::channel();
+        waiting.begin(1, old);
+        connections.send_modify(|count| *count += 1);
+        let (new, mut new_answers) = oneshot::channel();
+        let first = waiting.begin(1, new);
+        waiting.end_earlier();
+        assert_eq!(old_answers.try_recv(), Ok(vec![Answer::Unknown]));
+        assert!(new_answers.try_recv().is_err(), "its ack may still come");
+        waiting.end_earlier();
+        waiting.take(first, Answer::Stored(3));
+        assert_eq!(new_answers.try_recv(), Ok(vec![Answer::Stored(3)]));
+    }
+
+    #[tokio::test]
+    async fn completions_of_many_types_cost_a_few_subscriptions() {
+        const TYPES: usize = 200;
+        let (_server, bus) = place().await;
+        for number in 0..TYPES {
+            let task_type = TaskType::new(format!("a{}.b{number}", ".x".repeat(number % 3))).expect("valid");
+            let (headers, body) = (HeaderMap::new(), Bytes::from_static(b"{}"));
+            let subject = Subject::from(format!("jetlane.dead.default.test.t{number}"));
+            let sending = Sending { subject, headers, body };
+            let told = Bytes::from_static(b"told");
+            let answer = bus.acks.publish_told(&bus.client, &task_type, told, sending).await.expect("sent");
+            assert!(matches!(answer, Answer::Stored(_)), "{answer:?}");
+        }
+        let hearing = bus.acks.hearing.lock().expect("no panic").len();
+        assert!(hearing <= 1 + 3, "{hearing} subscriptions for {TYPES} types");
+    }
+
+    #[test]
     fn a_lost_connection_tells_what_was_answered_and_the_rest_is_unknown() {
-        let mut waiting = Waiting::default();
+        let (_connections, mut waiting) = waiting();
         let (told, mut answers) = oneshot::channel();
         waiting.begin(2, told);
         waiting.take(1, Answer::Stored(4));
