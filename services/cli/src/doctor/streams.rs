@@ -3,9 +3,7 @@
 use super::{Check, grouped, told};
 use jetlane::Bus;
 use jetlane_bus::topology::{Drift, Settings, Storage};
-use jetlane_schemas::subject::{
-    BUCKET_LEASES, BUCKET_NOTES, BUCKET_REGISTRY, STREAM_DEAD, STREAM_DONE, STREAM_LANES, STREAM_TASKS,
-};
+use jetlane_schemas::subject::{STREAM_DEAD, STREAM_DONE, STREAM_LANES, STREAM_TASKS};
 use std::time::Duration;
 
 const TOPOLOGY: &str = "streams";
@@ -49,13 +47,7 @@ pub(super) async fn check(bus: &Bus) -> (Option<Kept>, Vec<Check>) {
 /// What an owner may decide is taken as found; what differs then is a drift.
 async fn compare(bus: &Bus) -> Result<(Settings, Vec<Drift>), jetlane_bus::Error> {
     let settings = chosen(&bus.drift(&Settings::default()).await?);
-    let mut drifts = bus.drift(&settings).await?;
-    for bucket in [BUCKET_REGISTRY, BUCKET_LEASES, BUCKET_NOTES] {
-        if bus.bucket(bucket).await.is_err() {
-            let (wanted, found) = ("present".into(), "missing".into());
-            drifts.push(Drift { name: bucket.into(), setting: "bucket", wanted, found });
-        }
-    }
+    let drifts = bus.drift(&settings).await?;
     Ok((settings, drifts))
 }
 
@@ -83,7 +75,8 @@ fn chosen(drifts: &[Drift]) -> Settings {
         tasks_bytes_max: limit(STREAM_TASKS, "max_bytes", default.tasks_bytes_max),
         lanes_messages_max: limit(STREAM_LANES, "max_messages", default.lanes_messages_max),
         dead_age_days: number(STREAM_DEAD, "max_age_s", default.dead_age_days * DAY_S) / DAY_S,
-        done_republished: default.done_republished,
+        // It is off by default, and then only a stream that does it differs.
+        done_republished: found(STREAM_DONE, "republish").is_some(),
     }
 }
 
