@@ -9,6 +9,7 @@
 //! - `carry`: what a decision stores; `plain`: tasks as messages for clients in any language
 //! - `door`: the connection that the open door is read by, and what costs it
 //! - `sweeper`: ends what the server gave up
+//! - `restore`: streams and buckets that are deleted meanwhile are made anew
 //! - `readiness`: what it reports of itself to health probes
 //!
 //! Deliberately absent: the order of dispatch and the count of credit, which are the core's; and any
@@ -27,6 +28,7 @@ mod plain;
 mod read;
 mod readiness;
 mod registry;
+mod restore;
 mod share;
 mod supervisor;
 mod sweeper;
@@ -36,6 +38,7 @@ pub use config::Config;
 pub use error::Error;
 
 use cancelled::Cancelled;
+use jetlane_bus::topology::Births;
 use jetlane_bus::{Bus, Connect, WhenAbsent};
 use jetlane_service::frame::{self, Frame, Service};
 use jetlane_service::health::Health;
@@ -104,10 +107,53 @@ async fn report(bus: Bus, config: Config, readiness: Readiness, drain: Cancellat
     }
 }
 
+/// Leads until it is told to drain. Whenever streams or buckets were deleted, all of it begins anew.
 async fn lead(bus: Bus, config: Config, readiness: Readiness, drain: CancellationToken) -> Result<(), Error> {
+    let mut start = Start::First;
+    while !drain.is_cancelled() {
+        match lead_until_lost(&bus, &config, &readiness, &drain).await {
+            Ok(Ended::Drained) => return Ok(()),
+            Ok(Ended::StreamsLost) => {}
+            // A watch ends with its bucket; the connection itself ends when its client is dropped.
+            Err(Error::Closed) if bus.connections().has_changed().is_ok() => {
+                tracing::warn!("A bucket is no longer read; beginning anew.");
+                tokio::time::sleep(PREPARE_PAUSE).await;
+            }
+            Err(error) if start == Start::First || matches!(error, Error::Closed) => return Err(error),
+            Err(error) => {
+                tracing::warn!(error = frame::one_line(&error), "Could not begin anew; trying again.");
+                tokio::time::sleep(PREPARE_PAUSE).await;
+            }
+        }
+        start = Start::Another;
+    }
+    Ok(())
+}
+
+/// Which start of a dispatcher it is: only the first may fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    First,
+    Another,
+}
+
+/// Why a dispatcher stopped leading.
+enum Ended {
+    Drained,
+    /// Streams or buckets were deleted, and are there again.
+    StreamsLost,
+}
+
+async fn lead_until_lost(
+    bus: &Bus,
+    config: &Config,
+    readiness: &Readiness,
+    drain: &CancellationToken,
+) -> Result<Ended, Error> {
+    let (bus, config, readiness) = (bus.clone(), config.clone(), readiness.clone());
     let mut helpers = JoinSet::new();
     let mut attempt = 1;
-    let (registry, cancelled) = loop {
+    let Prepared { born, registry, cancelled } = loop {
         match prepare(&bus, &config, &mut helpers).await {
             Ok(prepared) => break prepared,
             Err(error) if attempt >= PREPARE_ATTEMPTS_MAX => return Err(error),
@@ -125,32 +171,30 @@ async fn lead(bus: Bus, config: Config, readiness: Readiness, drain: Cancellatio
     let holder = config.holder();
     let world = World { bus, config, holder, registry, found, door, cancelled, shares: Arc::default(), readiness };
     let ended = tokio::select! {
-        ended = supervisor::lead_all(&world, &drain) => ended,
+        ended = supervisor::lead_all(&world, drain) => ended.map(|()| Ended::Drained),
         Some(ended) = helpers.join_next() => match ended {
-            Ok(ended) => ended,
+            Ok(ended) => ended.map(|()| Ended::Drained),
             // A helper that panicked ends the dispatcher; the next leader takes over.
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         },
+        () = restore::restored(&world.bus, &world.config, &born) => Ok(Ended::StreamsLost),
     };
     helpers.shutdown().await;
     ended
 }
 
+/// What a dispatcher has before it leads.
+struct Prepared {
+    born: Births,
+    registry: registry::Known,
+    cancelled: Cancelled,
+}
+
 /// Makes the streams that are missing, and reads what is announced and cancelled.
-async fn prepare(
-    bus: &Bus,
-    config: &Config,
-    helpers: &mut JoinSet<Result<(), Error>>,
-) -> Result<(registry::Known, Cancelled), Error> {
-    for drift in bus.ensure(&config.streams).await.map_err(Error::Prepare)? {
-        tracing::warn!(
-            name = drift.name,
-            setting = drift.setting,
-            wanted = drift.wanted,
-            found = drift.found,
-            "A stream is not as it was declared."
-        );
-    }
+async fn prepare(bus: &Bus, config: &Config, helpers: &mut JoinSet<Result<(), Error>>) -> Result<Prepared, Error> {
+    restore::ensure(bus, config).await.map_err(Error::Prepare)?;
+    // Before anything is read: whatever is deleted from now on is noticed.
+    let born = bus.births().await.map_err(Error::Prepare)?;
     let registry = registry::watch(bus, helpers).await?;
-    Ok((registry, Cancelled::watch(bus, helpers).await?))
+    Ok(Prepared { born, registry, cancelled: Cancelled::watch(bus, helpers).await? })
 }

@@ -59,9 +59,9 @@ impl Readiness {
         self.health.heartbeat(name, STALL_MAX)
     }
 
-    /// Reports that the supervisor asks for leases from now on.
+    /// Reports that the supervisor asks for leases from now on, and of nothing that was asked before.
     pub(crate) fn begun(&self) {
-        self.leases.report(|_failing| {});
+        self.leases.report(BTreeMap::clear);
     }
 
     /// Reports whether the lease of a queue can be had, here or elsewhere.

@@ -8,6 +8,7 @@ mod crash;
 mod flow;
 mod identity;
 mod keys;
+mod lost;
 mod needs;
 mod order;
 mod questions;
