@@ -56,5 +56,5 @@ pub async fn run(frame: Frame, settings: Settings) -> Result<(), Error> {
         client = Client::connect_with(&connect) => client.map_err(|error| Error::Connect(Box::new(error)))?,
         () = frame.drain.cancelled() => return Ok(()),
     };
-    serve::report(client, endpoints, Arc::new(Counts::default()), readiness, frame.drain).await
+    Box::pin(serve::report(client, endpoints, Arc::new(Counts::default()), readiness, frame.drain)).await
 }

@@ -86,7 +86,7 @@ pub async fn serve(
     health: Health,
     drain: CancellationToken,
 ) -> Result<(), Error> {
-    report(client, endpoints, counts, Readiness::new(health), drain).await
+    Box::pin(report(client, endpoints, counts, Readiness::new(health), drain)).await
 }
 
 /// Delivers callbacks, and reports on the broker meanwhile.
