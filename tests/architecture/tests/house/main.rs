@@ -1,6 +1,7 @@
 //! The house rules, one module a kind. `cargo test -p jetlane-architecture` says which is broken, and where.
 
 mod arrows;
+mod guarantees;
 mod names;
 mod tidy;
 
