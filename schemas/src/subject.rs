@@ -15,7 +15,6 @@ pub use callback::{
 use crate::id::{TaskId, TaskRef};
 use crate::options::{Priority, Shard};
 use crate::token::{Fit, QueueName, TaskType};
-use sha2::{Digest, Sha256};
 use std::fmt;
 
 /// Intake, work queue, discard new: submissions of the SDK and of the open door.
@@ -324,10 +323,9 @@ impl fmt::Display for Flow {
     }
 }
 
-/// A type's part of a consumer's name, which has no dots; the hash keeps `a.b` and `a_b` apart.
+/// A type's part of a consumer's name, which has no dots: they are written as `=`, which no type holds.
 fn type_stem(task_type: &TaskType) -> String {
-    let digest = Sha256::digest(task_type.as_str().as_bytes());
-    format!("{}-{:02x}{:02x}", task_type.as_str().replace('.', "_"), digest[0], digest[1])
+    task_type.as_str().replace('.', "=")
 }
 
 /// The durable consumer by which callback services read the completions that clients without an SDK made
@@ -367,13 +365,14 @@ impl Lane {
         }
     }
 
-    /// The durable consumer that the lane's executors share.
+    /// The durable consumer that the lane's executors share: `<kind>-<queue>-<priority>-<fit>`. A `-` of the fit is
+    /// written as `=`, which no name holds, so that no two lanes share a consumer.
     pub fn consumer(&self) -> String {
         let kind = match self.kind {
             LaneKind::Bundle => "bundle",
             LaneKind::Plain => "lane",
         };
-        format!("{kind}-{}-{}-{}", self.queue, self.priority, self.fit)
+        format!("{kind}-{}-{}-{}", self.queue, self.priority, self.fit.as_str().replace('-', "="))
     }
 
     /// The lane whose messages have this subject.

@@ -141,19 +141,17 @@ pub struct TraceContext {
 impl TraceContext {
     /// Reads the context from headers. A malformed `traceparent` counts as none (W3C Trace Context, 3.2.2.5).
     pub fn from_headers(headers: &crate::Headers) -> Self {
-        match headers.get(header::TRACEPARENT) {
-            Some(traceparent) if is_traceparent(traceparent) => Self {
-                traceparent: traceparent.to_owned(),
+        match headers.get(header::TRACEPARENT).and_then(read_traceparent) {
+            Some(traceparent) => Self {
+                traceparent,
                 // Printable ASCII (3.3.1.3.2); what is not could not be sent on as a header.
                 tracestate: headers
                     .get(header::TRACESTATE)
                     .filter(|state| state.bytes().all(|b| b.is_ascii_graphic() || b == b' ' || b == b'\t'))
-                    .unwrap_or_default()
-                    .chars()
-                    .take(512)
-                    .collect(),
+                    .map(shorten_tracestate)
+                    .unwrap_or_default(),
             },
-            _ => Self::default(),
+            None => Self::default(),
         }
     }
 
@@ -167,6 +165,46 @@ impl TraceContext {
         self.traceparent.get(3..35)
     }
 }
+
+/// The longest `tracestate` that is carried, in bytes: what W3C Trace Context asks of everybody (3.3.1.5).
+const TRACESTATE_BYTES_MAX: usize = 512;
+/// The most entries of a `tracestate` (3.3.1.1).
+const TRACESTATE_ENTRIES_MAX: usize = 32;
+/// Of a `tracestate` that is too long, entries longer than this go first (3.3.1.5).
+const TRACESTATE_ENTRY_BYTES_MAX: usize = 128;
+
+/// Drops whole entries of a `tracestate` that is too long: the very long ones, then from the end.
+fn shorten_tracestate(state: &str) -> String {
+    let is_short = |entries: &[&str]| {
+        entries.len() <= TRACESTATE_ENTRIES_MAX
+            && entries.iter().map(|entry| entry.len() + 1).sum::<usize>() <= TRACESTATE_BYTES_MAX + 1
+    };
+    let mut entries: Vec<&str> = state.split(',').collect();
+    if !is_short(&entries) {
+        entries.retain(|entry| entry.trim().len() <= TRACESTATE_ENTRY_BYTES_MAX);
+    }
+    while !is_short(&entries) {
+        entries.pop();
+    }
+    entries.join(",")
+}
+
+/// Reads a `traceparent`. One of a later version is read as far as this version knows it, and goes on as such (3.2.4).
+fn read_traceparent(text: &str) -> Option<String> {
+    if is_traceparent(text) && text.starts_with("00") {
+        return Some(text.to_owned());
+    }
+    let (known, rest) = (text.get(..TRACEPARENT_BYTES)?, text.get(TRACEPARENT_BYTES..)?);
+    let is_later = is_traceparent(known) && !known.starts_with("00") && (rest.is_empty() || rest.starts_with('-'));
+    let flags = u8::from_str_radix(known.get(FLAGS_AT..)?, 16).ok()? & FLAGS_KNOWN;
+    is_later.then(|| format!("00{}{flags:02x}", &known[2..FLAGS_AT]))
+}
+
+/// The length of a `traceparent` of version 00, where its flags stand, and those of them that are known: sampled,
+/// and random.
+const TRACEPARENT_BYTES: usize = 55;
+const FLAGS_AT: usize = 53;
+const FLAGS_KNOWN: u8 = 0x03;
 
 fn is_traceparent(text: &str) -> bool {
     let parts: Vec<&str> = text.split('-').collect();

@@ -1,6 +1,6 @@
 //! Words that become part of a subject, validated once.
 
-use crate::limits::{NAME_BYTES_MAX, TOKEN_BYTES_MAX, TYPE_TOKENS_MAX};
+use crate::limits::{NAME_BYTES_MAX, TOKEN_BYTES_MAX, TYPE_BYTES_MAX, TYPE_TOKENS_MAX};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -125,7 +125,9 @@ name!(
     |text| {
         // Of bytes, and once: each decoded task has one.
         let mut tokens = text.as_bytes().split(|byte| *byte == b'.');
-        if tokens.by_ref().take(TYPE_TOKENS_MAX).all(is_token_of) && tokens.next().is_none() {
+        if text.len() > TYPE_BYTES_MAX {
+            Err("must be at most 200 bytes")
+        } else if tokens.by_ref().take(TYPE_TOKENS_MAX).all(is_token_of) && tokens.next().is_none() {
             Ok(())
         } else {
             Err("must be 1 to 6 tokens joined by '.', each 1 to 64 of A-Z, a-z, 0-9, '_' and '-'")

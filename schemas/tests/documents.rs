@@ -180,6 +180,10 @@ fn is_understood(channel: &str, subject: &str, n: &Names) -> bool {
         "ownerOf" => subject == subject::owner_of(&n.queue, "e-1"),
         "beginMarks" => subject == subject::kv(subject::BUCKET_NOTES, &subject::note_begun(&n.task_type, &n.id)),
         "estimates" => key(subject::BUCKET_REGISTRY) == Some(RegistryKey::Estimate(n.task_type.clone())),
+        "plain" => {
+            subject.strip_prefix(&subject::kv(subject::BUCKET_REGISTRY, "")).and_then(subject::parse_registry_plain)
+                == Some(n.task_type.clone())
+        }
         "leases" => subject == subject::kv(subject::BUCKET_LEASES, &subject::lease_queue(&n.queue)),
         "maxDeliveries" => subject.strip_prefix(subject::MAX_DELIVERIES_ALL.trim_end_matches('>')).is_some(),
         "terminated" => subject.strip_prefix(subject::TERMINATED_ALL.trim_end_matches('>')).is_some(),

@@ -156,10 +156,12 @@ pub(super) const CHANNELS: &[Channel] = &[
     Channel {
         name: "callback",
         address: || template(&subject::callback(&sample_type(), &sample_id(), SAMPLE_INDEX)),
-        title: "Callbacks that are due once more",
-        text: "The first delivery is made from `done`; where it fails, the callback is scheduled and fires here.",
+        title: "Callbacks that are due",
+        text: "Whoever stores a completion stores its callbacks here, due at once, before it acks the task's message. \
+            Where a delivery fails, the callback is scheduled and fires here. Completions that clients without an SDK \
+            store are read from `done`, of the types that the registry names under `plain`.",
         messages: &["callback"],
-        senders: &["nats-server"],
+        senders: &[EXECUTOR, DISPATCHER, SDK, "nats-server"],
         receivers: &[CALLBACK],
         storage: Storage::Stream(&TIME, Reader::Subscribers),
     },
@@ -303,6 +305,17 @@ pub(super) const CHANNELS: &[Channel] = &[
         messages: &["estimateEntry"],
         senders: &[DISPATCHER],
         receivers: &[DISPATCHER, SDK],
+        storage: Storage::Bucket(subject::BUCKET_REGISTRY, "Kept until deleted."),
+    },
+    Channel {
+        name: "plain",
+        address: || kv(subject::BUCKET_REGISTRY, &subject::registry_plain(&sample_type())),
+        title: "Registry: types that clients without an SDK serve",
+        text: "Such clients were given tasks of this type with callbacks: the callback service reads the type's \
+            completions.",
+        messages: &["plainType"],
+        senders: &[DISPATCHER],
+        receivers: &[CALLBACK],
         storage: Storage::Bucket(subject::BUCKET_REGISTRY, "Kept until deleted."),
     },
     Channel {

@@ -148,8 +148,8 @@ pub(super) const MESSAGES: &[Message] = &[
     .decodes_to("completion"),
     message(
         "callback",
-        "A callback that is due once more",
-        "The completion, headers and body.",
+        "A callback that is due",
+        "The completion, headers and body, and how many deliveries failed.",
         headers::CALLBACK,
         Body::AnyJson,
     )
@@ -217,7 +217,13 @@ pub(super) const MESSAGES: &[Message] = &[
         &[],
         Body::Frame(Progress::KIND, Progress::VERSION),
     ),
-    message("cancel", "Stop this task", "The decision is the stored completion; this is the knock.", &[], Body::Empty),
+    message(
+        "cancel",
+        "Stop this task",
+        "Best-effort signal to stop; the stored completion is what cancels the task.",
+        &[],
+        Body::Empty,
+    ),
     message("typeEntry", "A task type is announced", "One `kv put` announces it.", &[], Body::Schema("type-entry")),
     message(
         "typeOverride",
@@ -237,6 +243,7 @@ pub(super) const MESSAGES: &[Message] = &[
     ),
     message("lease", "Who leads a queue", "Gone a second after its last renewal.", headers::LEASE, Body::Private),
     message("checkpoint", "A task has saved its state", "For a later run of it.", &[], Body::Private),
+    message("plainType", "A type is served by clients without an SDK", "Its key says all.", &[], Body::Private),
     message("note", "A task is cancelled", "Dispatchers drop it before dispatch.", &[], Body::Private),
 ];
 

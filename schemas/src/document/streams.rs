@@ -87,7 +87,7 @@ pub(super) const DONE: Stream = Stream {
     max_age_s: Some(60 * 60),
     messages_per_subject_max: Some(1),
     note: "The first completion stored wins; every later one is refused. Its age is the horizon of that promise. What \
-        is stored is told again on the channel `stored`.",
+        is stored is published again on the channel `stored` where the streams' settings ask for it.",
 };
 
 pub(super) const DEAD: Stream = Stream {

@@ -1,14 +1,14 @@
-//! Where callbacks wait for another delivery, and where those end that nobody took.
+//! Where callbacks are due, and where those end that nobody took.
 
 use crate::id::TaskId;
 use crate::token::TaskType;
 
-/// All callbacks that are due once more.
+/// All callbacks that are due.
 pub const CALLBACK_ALL: &str = "jetlane.callback.>";
 /// All callbacks that were given up.
 pub const DEAD_CALLBACK_ALL: &str = "jetlane.dead_callback.>";
 
-/// Where the `index`-th callback of a task is due once more: `jetlane.callback.<type>.<id>.<index>`.
+/// Where the `index`-th callback of a task is due: `jetlane.callback.<type>.<id>.<index>`.
 pub fn callback(task_type: &TaskType, id: &TaskId, index: usize) -> String {
     format!("jetlane.callback.{task_type}.{id}.{index}")
 }

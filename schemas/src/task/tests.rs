@@ -55,3 +55,38 @@ fn a_malformed_traceparent_counts_as_none() {
         vec![("TraceParent".to_owned(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned())].into();
     assert_eq!(TraceContext::from_headers(&headers).trace_id(), Some("0af7651916cd43dd8448eb211c80319c"));
 }
+
+fn context(traceparent: &str, tracestate: &str) -> TraceContext {
+    let headers = [(header::TRACEPARENT, traceparent), (header::TRACESTATE, tracestate)];
+    TraceContext::from_headers(&headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+}
+
+const PARENT: &str = "-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-";
+
+#[test]
+fn traceparent_of_a_later_version_is_read_as_far_as_it_is_known() {
+    for (later, read) in [("01", "01"), ("cc", "01-what-else"), ("01", "ff")] {
+        let context = context(&format!("{later}{PARENT}{read}"), "a=1");
+        let flags = if read == "ff" { "03" } else { "01" };
+        assert_eq!(context.traceparent, format!("00{PARENT}{flags}"));
+        assert_eq!(context.tracestate, "a=1");
+    }
+    for bad in ["ff-0af", "00", "01"].map(|version| format!("{version}{PARENT}01.more")) {
+        assert!(context(&bad, "a=1").is_empty(), "{bad}");
+    }
+    assert!(context(&format!("00{PARENT}01-more"), "").is_empty(), "version 00 has four parts");
+    assert!(context(&format!("0\u{e9}{PARENT}01"), "").is_empty());
+}
+
+#[test]
+fn tracestate_that_is_too_long_loses_whole_entries_from_its_end() {
+    let entries: Vec<String> = (0..20).map(|n| format!("vendor{n:02}={}", "x".repeat(40))).collect();
+    let kept = context(&format!("00{PARENT}01"), &entries.join(",")).tracestate;
+    assert_eq!(kept, entries[..10].join(","));
+    let exact = format!("a={}", "x".repeat(510));
+    assert_eq!(context(&format!("00{PARENT}01"), &exact).tracestate, exact);
+    let long = format!("a={},b=1", "x".repeat(510));
+    assert_eq!(context(&format!("00{PARENT}01"), &long).tracestate, "b=1", "the very long go first");
+    let many: Vec<String> = (0..40).map(|n| format!("k{n}=1")).collect();
+    assert_eq!(context(&format!("00{PARENT}01"), &many.join(",")).tracestate, many[..32].join(","));
+}

@@ -1,8 +1,8 @@
 //! What a dispatcher can be told.
 
 use jetlane_bus::topology::Settings;
-use jetlane_schemas::QueueName;
 use jetlane_schemas::limits::BUNDLE_TASKS_MAX;
+use jetlane_schemas::{Micros, QueueName};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -20,6 +20,9 @@ pub struct Config {
     /// The most tasks of one message of a lane, 1 to 128; 1 turns bundles off. Default 128.
     #[serde(deserialize_with = "bundle_max")]
     pub bundle_max: usize,
+    /// How long a task is kept whose type nobody has announced, or whose needs no declared fit covers, in seconds.
+    /// Then it is rejected and dead-lettered. Default 604800: 7 days.
+    pub unserved_kept_s: u64,
 }
 
 fn bundle_max<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
@@ -33,11 +36,25 @@ fn bundle_max<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Er
 impl Default for Config {
     fn default() -> Self {
         let (queues, name) = (Vec::new(), String::new());
-        Self { queues, name, streams: Settings::default(), bundle_max: BUNDLE_TASKS_MAX }
+        Self {
+            queues,
+            name,
+            streams: Settings::default(),
+            bundle_max: BUNDLE_TASKS_MAX,
+            unserved_kept_s: UNSERVED_KEPT_S,
+        }
     }
 }
 
+/// A week: longer than the weekend after a deployment that went wrong.
+const UNSERVED_KEPT_S: u64 = 7 * 24 * 60 * 60;
+
 impl Config {
+    /// How long a task is kept that nobody serves.
+    pub(crate) fn unserved_kept(&self) -> Micros {
+        Micros(self.unserved_kept_s.saturating_mul(1_000_000))
+    }
+
     /// Whether this dispatcher may lead the queue.
     pub(crate) fn serves(&self, queue: &QueueName) -> bool {
         self.queues.is_empty() || self.queues.contains(queue)

@@ -40,6 +40,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use jetlane_bus::{Ack, Message, Outgoing, Subscription, clock};
 use jetlane_core::duplicates::Duplicates;
+use jetlane_core::numbers::Numbers;
 use jetlane_core::shards::Shards;
 use jetlane_core::{Decision, EntryId, Event, FlowId, Queue};
 use jetlane_schemas::{Flow, Micros, QueueEntry, QueueName, TaskEvent, TaskRef, TaskType};
@@ -89,6 +90,9 @@ pub(crate) struct Leader {
     /// What was dispatched and has not ended, as far as is known.
     dispatched: Runs,
     learned: Learned,
+    tenants: Numbers,
+    types: intake::Types,
+    endings: answers::Endings,
     fits: Fits,
     clients: Clients,
     cancelled: broadcast::Receiver<TaskRef>,
@@ -169,6 +173,7 @@ impl Leader {
         };
         tokio::select! {
             Some(carried) = self.works.next(), if !self.works.is_empty() => Woken::Carried(carried),
+            Some(carried) = self.endings.next(), if !self.endings.is_empty() => Woken::Carried(carried),
             Some(turn) = self.flows.turns.next(), if !self.flows.turns.is_empty() => Woken::Turned(turn),
             Some(opened) = self.flows.openings.next(), if !self.flows.openings.is_empty() => Woken::Opened(opened),
             Some(flow) = self.flows.rings.next(), if !self.flows.rings.is_empty() => Woken::Rang(flow),

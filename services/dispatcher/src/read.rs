@@ -11,15 +11,21 @@ use jetlane_schemas::{
     Failure, FitEntry, Flow, Headers, Micros, QueueName, TaskEvent, TaskId, TaskType, TypeEntry, frame,
 };
 
-/// A task whose type is not known in its queue is looked at again after so long: it must not stand in
-/// the way of its flow.
+/// A task whose type is not known in its queue is looked at again after so long, and then ever less often: it must
+/// not stand in the way of its flow.
 const UNKNOWN_TYPE_PAUSE: Micros = Micros(5_000_000);
 
-/// A task whose needs no declared fit covers is looked at again after so long.
+/// A task whose needs no declared fit covers is looked at again after so long, and then ever less often.
 pub(crate) const NO_FIT_PAUSE: Micros = Micros(30_000_000);
+
+/// The longest of both pauses. Each look stores the task anew.
+const UNSERVED_PAUSE_MAX: Micros = Micros(600_000_000);
 
 /// A submitter's clock is believed as far as it is at most so far behind the broker's.
 const SKEW_MAX: Micros = Micros(5_000_000);
+
+/// The type under which frames are kept that cannot be read.
+pub(crate) const UNREADABLE: &str = "jetlane.unreadable";
 
 /// No run takes longer, whatever is told of it.
 pub(crate) const DAY: Micros = Micros(TIMEOUT_MS_MAX * 1_000);
@@ -33,6 +39,8 @@ pub(crate) enum Fate {
     Reject(Failure),
     /// It is not due before this: the broker keeps it until then.
     Later(Micros),
+    /// The same, since nobody has announced its type.
+    Unknown(Micros),
     /// The same, since no declared fit covers what it needs.
     NoFit(Micros),
     /// It is another queue's by now: it stays in the stream.
@@ -59,6 +67,8 @@ pub(crate) struct Judge<'a> {
     pub(crate) fits: &'a [FitEntry],
     pub(crate) now: Micros,
     pub(crate) body_bytes_max: usize,
+    /// How long a task is kept whose type nobody has announced, or whose needs no declared fit covers.
+    pub(crate) unserved_kept: Micros,
 }
 
 impl Judge<'_> {
@@ -133,7 +143,7 @@ impl Judge<'_> {
     /// A frame that is none: named by its sequence, kept whole.
     fn unreadable(&self, message: Arrived<'_>, error: &frame::FrameError) -> (TaskEvent, Fate) {
         let id = TaskId::from_sequence(message.facts.stream_sequence);
-        let task_type = TaskType::new("jetlane.unreadable").expect("two tokens of letters");
+        let task_type = TaskType::new(UNREADABLE).expect("two tokens of letters");
         let task = TaskEvent::new(id, task_type, self.queue.clone(), message.facts.stored_at, message.body.to_vec());
         (task, Fate::Reject(Failure::new("frame", format!("the message cannot be read: {error}"))))
     }
@@ -143,14 +153,16 @@ impl Judge<'_> {
             return Fate::Reject(of_option(&invalid));
         }
         let Some(known) = self.registry.task_type(&task.task_type) else {
-            tracing::warn!(task_id = %task.id, task_type = %task.task_type, queue = %self.queue, "A task's type is not announced; it is looked at again in 5 s.");
-            return Fate::Later(Micros(self.now.0 + UNKNOWN_TYPE_PAUSE.0));
+            let failure =
+                || Failure::new("unknown_type", "nobody announced its type for as long as such tasks are kept");
+            return self.unserved(task, UNKNOWN_TYPE_PAUSE).map_or_else(|| Fate::Reject(failure()), Fate::Unknown);
         };
         if let Err(failure) = known.schema.check(task.codec, &task.payload) {
             return Fate::Reject(failure);
         }
         if !self.find_fit(task) {
-            return Fate::NoFit(Micros(self.now.0 + NO_FIT_PAUSE.0));
+            let failure = || Failure::new("no_fit", "no fit covered its needs for as long as such tasks are kept");
+            return self.unserved(task, NO_FIT_PAUSE).map_or_else(|| Fate::Reject(failure()), Fate::NoFit);
         }
         task.retries.get_or_insert(known.entry.retries);
         task.timeout_ms.get_or_insert(known.entry.timeout_ms);
@@ -159,6 +171,15 @@ impl Judge<'_> {
             Some(due_at) if !matches!(flow, Flow::Due(..)) && due_at > self.now => Fate::Later(due_at),
             _ => Fate::Run,
         }
+    }
+
+    /// When a task that nobody serves is looked at again: after as long as it has waited already, within bounds; `None`
+    /// once it has been kept for long enough.
+    fn unserved(&self, task: &TaskEvent, pause: Micros) -> Option<Micros> {
+        let since = task.due_at.unwrap_or(task.submitted_at);
+        let waited = self.now.0.saturating_sub(since.0);
+        let pause = waited.clamp(pause.0, UNSERVED_PAUSE_MAX.0);
+        (waited < self.unserved_kept.0).then(|| Micros(self.now.0 + pause))
     }
 
     /// Finds the smallest declared fit that covers the task's needs; `false` where there is none. A task
@@ -191,6 +212,7 @@ mod tests {
     use jetlane_schemas::{Priority, Shard};
 
     const NOW: Micros = Micros(1_700_000_000_000_000);
+    const KEPT: Micros = Micros(3_600_000_000);
 
     fn queue() -> QueueName {
         QueueName::new("pictures").expect("valid")
@@ -215,7 +237,14 @@ mod tests {
         )
         .expect("valid")
         .all_fits();
-        let judge = Judge { registry: &registry, queue: &queue(), fits: &fits, now: NOW, body_bytes_max: 1_000 };
+        let judge = Judge {
+            registry: &registry,
+            queue: &queue(),
+            fits: &fits,
+            now: NOW,
+            body_bytes_max: 1_000,
+            unserved_kept: KEPT,
+        };
         let facts = DeliveryFacts { delivered, stream_sequence: 12, stored_at: NOW };
         judge.read(Arrived { flow, facts, headers: &headers, body, suspect_until: 5 })
     }
@@ -277,8 +306,31 @@ mod tests {
         unknown.task_type = TaskType::new("never.announced").expect("valid");
         let body = frame::encode_bundle(&[unknown, task(b"{}")]).expect("encodes");
         let read = read(&framed(), &[], &body, 1);
-        assert_eq!(read[0].1, Fate::Later(Micros(NOW.0 + UNKNOWN_TYPE_PAUSE.0)));
+        assert_eq!(read[0].1, Fate::Unknown(Micros(NOW.0 + UNKNOWN_TYPE_PAUSE.0)));
         assert_eq!(read[1].1, Fate::Run, "its neighbour runs");
+    }
+
+    #[test]
+    fn task_that_nobody_serves_is_looked_at_ever_less_often_and_refused_in_the_end() {
+        let due = Flow::Due(queue(), Priority::Normal, Shard::default());
+        let fate = |waited_s: u64, is_known: bool| {
+            let mut task = task(b"{}");
+            task.submitted_at = Micros(NOW.0 - waited_s * 1_000_000);
+            if is_known {
+                task.needs.resources.insert("gpu".into(), 99);
+            } else {
+                task.task_type = TaskType::new("never.announced").expect("valid");
+            }
+            let body = frame::encode_bundle(&[task]).expect("encodes");
+            read(&due, &[], &body, 1).remove(0).1
+        };
+        for (waited_s, pause_s) in [(0, 5), (7, 7), (300, 300), (3_599, 600)] {
+            assert_eq!(fate(waited_s, false), Fate::Unknown(Micros(NOW.0 + pause_s * 1_000_000)));
+            assert_eq!(fate(waited_s, true), Fate::NoFit(Micros(NOW.0 + pause_s.max(30) * 1_000_000)));
+        }
+        for (is_known, code) in [(false, "unknown_type"), (true, "no_fit")] {
+            assert!(matches!(fate(3_600, is_known), Fate::Reject(failure) if failure.code == code));
+        }
     }
 
     #[test]

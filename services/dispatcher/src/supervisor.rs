@@ -7,7 +7,8 @@ use crate::leader::Leader;
 use jetlane_schemas::QueueName;
 use jetlane_service::frame::one_line;
 use jetlane_service::health::BEAT_EVERY;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -20,16 +21,26 @@ const PAUSE_AFTER_FAULT: Duration = Duration::from_millis(500);
 /// Leads every queue that this dispatcher may, until it is told to drain.
 pub(crate) async fn lead_all(world: &World, drain: &CancellationToken) -> Result<(), Error> {
     let mut registry = world.registry.clone();
-    let mut asked = BTreeSet::new();
+    let mut asked: BTreeMap<QueueName, CancellationToken> = BTreeMap::new();
     let mut leads = JoinSet::new();
     let beat = world.readiness.heartbeat("supervisor");
     let mut beats = tokio::time::interval(BEAT_EVERY);
     world.readiness.begun();
     loop {
         let queues = registry.borrow_and_update().queues();
-        for queue in queues {
-            if world.config.serves(&queue) && asked.insert(queue.clone()) {
-                leads.spawn(lead_one(world.clone(), queue, drain.clone()));
+        // A queue that nobody announces any more is led no more: its leader gives back what it holds.
+        asked.retain(|queue, lead| {
+            let is_there = queues.contains(queue);
+            if !is_there {
+                tracing::info!(%queue, "A queue is announced no more; its lead is given up.");
+                lead.cancel();
+            }
+            is_there
+        });
+        for queue in queues.into_iter().filter(|queue| world.config.serves(queue)) {
+            if let Entry::Vacant(place) = asked.entry(queue.clone()) {
+                let lead = place.insert(drain.child_token()).clone();
+                leads.spawn(lead_one(world.clone(), queue, lead));
             }
         }
         tokio::select! {
@@ -67,6 +78,8 @@ async fn lead_one(world: World, queue: QueueName, drain: CancellationToken) {
             () = tokio::time::sleep(pause) => {}
         }
     }
+    // Nobody asks for its lease any more, so it cannot fail.
+    world.readiness.lease(&queue, Ok(()));
 }
 
 async fn lead_once(world: &World, queue: &QueueName, drain: &CancellationToken) -> Result<(), Error> {

@@ -4,11 +4,12 @@
 use crate::carry::{self, Joins};
 use crate::error::Error;
 use crate::plain;
+use crate::read::UNREADABLE;
 use jetlane_bus::flows::{Durable, From};
 use jetlane_bus::pull::REFUSED_PAUSE;
-use jetlane_bus::{Bus, Delivery, Pulled, Puller};
+use jetlane_bus::{Bus, Delivery, Pulled, Puller, clock};
 use jetlane_schemas::subject::{Lane, LaneKind, STREAM_ADVISORIES, STREAM_LANES};
-use jetlane_schemas::{Failure, Headers, Outcome, TaskEvent, frame};
+use jetlane_schemas::{Failure, Headers, Outcome, TaskEvent, TaskId, TaskType, frame};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -104,7 +105,7 @@ async fn end_message(bus: &Bus, advisory: &Advisory) -> Result<(), jetlane_bus::
     } else {
         Failure::new("terminated", advisory.reason.clone())
     };
-    for mut task in tasks_of(&lane, &headers, &body) {
+    for mut task in tasks_of(&lane, sequence, &headers, &body) {
         task.attempts = task.attempts.max(u32::try_from(advisory.deliveries).unwrap_or(u32::MAX));
         let span = carry::end_span(&mut task, Outcome::Failed, Joins::Child);
         if !carry::end(bus, &task, Outcome::Failed, failure.clone(), &span).await? {
@@ -116,12 +117,19 @@ async fn end_message(bus: &Bus, advisory: &Advisory) -> Result<(), jetlane_bus::
     bus.delete_sequence(STREAM_LANES, sequence).await.map(|_| ())
 }
 
-fn tasks_of(lane: &Lane, headers: &Headers, body: &[u8]) -> Vec<TaskEvent> {
+fn tasks_of(lane: &Lane, sequence: u64, headers: &Headers, body: &[u8]) -> Vec<TaskEvent> {
     match lane.kind {
         LaneKind::Plain => plain::read(lane, headers, body).into_iter().collect(),
         LaneKind::Bundle => frame::decode_bundle(body).unwrap_or_else(|error| {
-            tracing::error!(%error, "A bundle that the server gave up cannot be read and is deleted.");
-            Vec::new()
+            tracing::error!(%error, sequence, "A bundle that the server gave up cannot be read; it is kept whole as a dead letter.");
+            vec![unreadable(lane, sequence, body)]
         }),
     }
+}
+
+/// The task that stands for a bundle which cannot be read: its body is the frame.
+fn unreadable(lane: &Lane, sequence: u64, body: &[u8]) -> TaskEvent {
+    let id = TaskId::new(format!("lane-{sequence}")).expect("a word and a number");
+    let task_type = TaskType::new(UNREADABLE).expect("two tokens of letters");
+    TaskEvent::new(id, task_type, lane.queue.clone(), clock::now(), body.to_vec())
 }

@@ -47,11 +47,12 @@ impl Totals {
 
 impl Told {
     /// Reads an announcement.
-    pub(crate) fn read(credit: &Credit, table: &mut FitTable) -> Self {
+    pub(crate) fn read(credit: &Credit, table: &FitTable) -> Self {
         let mut of = [Totals::default(); FITS_MAX];
         let mut fits = FitSet::default();
         for (place, name) in credit.fits.iter().enumerate() {
-            let Some(fit) = table.number(name) else { continue };
+            // One that no task has needed and nobody declared: an announcement takes no number.
+            let Some(fit) = table.find(name) else { continue };
             fits.insert(fit);
             if let Some(told) = credit.of_fits.get(place) {
                 of[fit.place()] = Totals { room: told.room, taken: told.taken, settled: told.settled };

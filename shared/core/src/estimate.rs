@@ -165,7 +165,7 @@ impl Estimates {
         let ln = ln(time);
         self.all.observe(ln);
         let seen = self.clock;
-        self.make_room();
+        self.make_room(task_type);
         let times = self.types.entry(task_type.clone()).or_default();
         times.seen = seen;
         times.all.observe(ln);
@@ -230,7 +230,7 @@ impl Estimates {
         if self.types.get(task_type).is_some_and(|known| known.all.times.runs >= kept.all.runs) {
             return;
         }
-        self.make_room();
+        self.make_room(task_type);
         let sizes = kept.sizes.iter().take(SIZE_KEYS_MAX);
         let sizes = sizes.map(|(key, times)| (key.clone(), (Moving::restored(*times), self.clock))).collect();
         let all = Moving::restored(kept.all);
@@ -241,8 +241,9 @@ impl Estimates {
         self.types.insert(task_type.clone(), TypeTimes { all, sizes, hints, seen: self.clock });
     }
 
-    fn make_room(&mut self) {
-        if self.types.len() >= TYPES_MAX {
+    /// Forgets the type that was seen least lately, where one more is to be known.
+    fn make_room(&mut self, coming: &TaskType) {
+        if self.types.len() >= TYPES_MAX && !self.types.contains_key(coming) {
             let oldest = self.types.iter().min_by_key(|(_, known)| known.seen).map(|(name, _)| name.clone());
             oldest.map(|name| self.types.remove(&name));
         }

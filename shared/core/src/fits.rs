@@ -36,12 +36,17 @@ impl Default for FitTable {
 impl FitTable {
     /// The fit's number; `None` once [`crate::entry::FITS_MAX`] others are known.
     pub(crate) fn number(&mut self, fit: &str) -> Option<FitId> {
-        if let Some(place) = self.0.iter().position(|known| known.as_str() == fit) {
-            return FitId::new(place);
+        if let Some(known) = self.find(fit) {
+            return Some(known);
         }
         let number = FitId::new(self.0.len())?;
         self.0.push(Fit::new(fit).ok()?);
         Some(number)
+    }
+
+    /// The fit's number, if it has one.
+    pub(crate) fn find(&self, fit: &str) -> Option<FitId> {
+        self.0.iter().position(|known| known.as_str() == fit).and_then(FitId::new)
     }
 
     /// All numbers that are in use.

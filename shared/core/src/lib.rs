@@ -12,6 +12,7 @@
 //! - [`estimate`]: how long tasks run
 //! - [`window`]: how much of a flow is read
 //! - [`duplicates`]: the same run of a task, arriving twice
+//! - [`numbers`]: small numbers for the names of tenants
 //! - [`shards`]: which tenant stands where
 //! - [`retry`]: what follows from a handler's answer
 //! - [`run`]: what an executor does with a delivered run
@@ -23,6 +24,7 @@ pub mod entry;
 pub mod estimate;
 pub mod event;
 mod fits;
+pub mod numbers;
 pub mod plain;
 pub mod policy;
 pub mod queue;

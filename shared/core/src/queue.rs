@@ -166,7 +166,7 @@ impl Queue {
             Event::Cancelled(id) => self.cancelled(id),
             Event::Reinstated(id) => self.reinstated(now, id),
             Event::Credit(credit) => {
-                let told = Told::read(&credit, &mut self.fits);
+                let told = Told::read(&credit, &self.fits);
                 self.ledger.told(now, credit.executor, told);
             }
             Event::Ended { entry, cost } => self.ended(entry, cost),

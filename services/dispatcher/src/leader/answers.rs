@@ -6,6 +6,8 @@ use super::output::{Beside, Carried};
 use crate::carry::{self, Joins};
 use crate::names;
 use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use jetlane_bus::{Message, clock};
 use jetlane_core::estimate::Observed;
 use jetlane_core::{EntryId, Event};
@@ -19,6 +21,13 @@ const EARLY_MAX: usize = 1_024;
 /// How often it is tried to end a task that its client refused for good: nobody else can.
 const END_TRIES_MAX: u32 = 600;
 const END_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Completions of refused tasks that wait to be stored, beside all other work: while DONE is full they must not stop
+/// dispatch. Beyond so many they count as work, so that memory stays bounded.
+const ENDINGS_MAX: usize = 1_024;
+
+/// Completions that are being stored for clients that refused their tasks for good.
+pub(crate) type Endings = FuturesUnordered<BoxFuture<'static, Carried>>;
 
 /// What was sent to the plain lanes of a queue and not yet answered.
 #[derive(Debug, Default)]
@@ -121,7 +130,8 @@ impl Leader {
         if let Some(reason) = reason {
             // The server has removed the message already: nobody else can end its task.
             let bus = self.world.bus.clone();
-            self.works.push(Box::pin(async move {
+            let room = if self.endings.len() < ENDINGS_MAX { &mut self.endings } else { &mut self.works };
+            room.push(Box::pin(async move {
                 let span = carry::end_span(&mut task, Outcome::Failed, Joins::Child);
                 let failure = Failure::new("terminated", reason);
                 let mut tries = 1;

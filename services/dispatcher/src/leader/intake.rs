@@ -11,9 +11,11 @@ use crate::read::{Arrived, Fate, Judge};
 use jetlane_bus::claims::Hold;
 use jetlane_bus::{Delivery, Pulled, clock, trace};
 use jetlane_core::duplicates::{Arrival, Arriving, Source};
-use jetlane_core::{Entry, EntryId, Event, FlowId, TenantId, TypeId};
+use jetlane_core::{Entry, EntryId, Event, FlowId, TypeId};
+use jetlane_schemas::limits::TYPES_MAX;
 use jetlane_schemas::subject::STREAM_TASKS;
-use jetlane_schemas::{Flow, Headers, Micros, TaskEvent, TaskType, Tenant};
+use jetlane_schemas::{Flow, Headers, Micros, TaskEvent, TaskType};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A deadline that has always passed: what is not to run leaves the queue by the way of the expired.
@@ -122,7 +124,8 @@ impl Leader {
         let tasks = {
             let registry = self.world.registry.borrow();
             let (fits, body_bytes_max) = (self.fits.declared.as_slice(), self.world.bus.body_bytes_max());
-            let judge = Judge { registry: &registry, queue: &self.queue, fits, now, body_bytes_max };
+            let unserved_kept = self.world.config.unserved_kept();
+            let judge = Judge { registry: &registry, queue: &self.queue, fits, now, body_bytes_max, unserved_kept };
             judge.read(Arrived {
                 flow: &reading.flow,
                 facts: delivery.facts,
@@ -248,8 +251,8 @@ impl Leader {
             id,
             flow: held.flow,
             priority: task.priority,
-            tenant: tenant_of(&task.tenant),
-            task_type: type_of(&task.task_type),
+            tenant: self.tenants.enter(&task.tenant),
+            task_type: if held.fate == Fate::Run { self.types.enter(&task.task_type) } else { TypeId::default() },
             fit,
             first_arrival: first_arrival(task, held.stored_at),
             expires: if held.fate == Fate::Run { starts_by(task) } else { Some(NEVER_STARTS) },
@@ -277,18 +280,33 @@ pub(super) fn due(deadline: Option<Micros>, estimate: Micros) -> Option<Micros> 
     deadline.map(|deadline| Micros(deadline.0.saturating_add(estimate.0)))
 }
 
-/// The number of a tenant.
-pub(super) fn tenant_of(tenant: &Tenant) -> TenantId {
-    TenantId(number_of(tenant.as_str()))
+/// The most types that keep their numbers: twice as many as a deployment may announce.
+const TYPES_NUMBERED_MAX: usize = 2 * TYPES_MAX;
+
+/// The numbers of task types, by first sight. Only types that are announced have any.
+#[derive(Debug, Default)]
+pub(crate) struct Types {
+    numbers: BTreeMap<TaskType, TypeId>,
+    last: u32,
 }
 
-/// The number of a task type.
-pub(super) fn type_of(task_type: &TaskType) -> TypeId {
-    TypeId(number_of(task_type.as_str()))
-}
+impl Types {
+    /// The number of an announced type.
+    fn enter(&mut self, task_type: &TaskType) -> TypeId {
+        if let Some(number) = self.numbers.get(task_type) {
+            return *number;
+        }
+        if self.numbers.len() >= TYPES_NUMBERED_MAX {
+            // Those that still wait keep the numbers that they have.
+            self.numbers.clear();
+        }
+        self.last = self.last.wrapping_add(1);
+        self.numbers.insert(task_type.clone(), TypeId(self.last));
+        TypeId(self.last)
+    }
 
-/// A number for a name (FNV-1a): the same in every process, and nothing to remember.
-fn number_of(name: &str) -> u32 {
-    let fold = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-    name.bytes().fold(0x811c_9dc5, fold)
+    /// The number of a type that is asked about.
+    pub(super) fn of(&self, task_type: &TaskType) -> TypeId {
+        self.numbers.get(task_type).copied().unwrap_or_default()
+    }
 }

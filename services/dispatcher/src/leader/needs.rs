@@ -7,7 +7,7 @@ use jetlane_core::credit::EXECUTOR_SILENCE_MAX;
 use jetlane_core::{Event, FitId};
 use jetlane_schemas::frame::Credit;
 use jetlane_schemas::subject::LaneKind;
-use jetlane_schemas::{Fit, FitEntry, Micros, Priority, QueueEntry};
+use jetlane_schemas::{Fit, FitEntry, Micros, Priority, QueueEntry, TaskType};
 use std::collections::BTreeMap;
 
 /// How often it is looked for what nobody fits.
@@ -29,6 +29,10 @@ pub(crate) struct Fits {
     /// Tasks that no declared fit with a number covers, since that was last said.
     uncovered: u64,
     uncovered_said: Micros,
+    /// Tasks of types that nobody has announced, since it was said last, and one of the types.
+    unknown: u64,
+    unknown_type: Option<TaskType>,
+    unknown_said: Micros,
 }
 
 impl Fits {
@@ -41,6 +45,9 @@ impl Fits {
             look_at: Micros(clock::now().0 + LOOK_EVERY.0),
             uncovered: 0,
             uncovered_said: Micros(0),
+            unknown: 0,
+            unknown_type: None,
+            unknown_said: Micros(0),
         }
     }
 
@@ -56,6 +63,16 @@ impl Fits {
         }
         self.uncovered_said = now;
         Some(std::mem::take(&mut self.uncovered))
+    }
+
+    /// Tasks of types that nobody has announced and one such type, if it is time to speak of them again.
+    fn say_unknown(&mut self, now: Micros) -> Option<(u64, TaskType)> {
+        if now.0.saturating_sub(self.unknown_said.0) < SAY_EVERY.0 {
+            return None;
+        }
+        let task_type = self.unknown_type.take()?;
+        self.unknown_said = now;
+        Some((std::mem::take(&mut self.unknown), task_type))
     }
 
     /// Of what waits because nobody fits, that of which it is time to speak again.
@@ -83,9 +100,13 @@ impl Leader {
 
     /// The number of a task's fit, whose lanes are there from now on.
     pub(super) fn fit_of(&mut self, held: &mut Held) -> FitId {
-        if matches!(held.fate, Fate::NoFit(_)) {
-            self.fits.uncovered += 1;
-            return FitId::default();
+        match &held.fate {
+            Fate::NoFit(_) => self.fits.uncovered += 1,
+            Fate::Unknown(_) => {
+                self.fits.unknown += 1;
+                self.fits.unknown_type = Some(held.task.task_type.clone());
+            }
+            _ => {}
         }
         if held.fate != Fate::Run {
             // It goes to no lane: a name that nobody declared takes no number from one that is.
@@ -139,7 +160,10 @@ impl Leader {
         }
         self.fits.look_at = Micros(now.0 + LOOK_EVERY.0);
         if let Some(tasks) = self.fits.say_uncovered(now) {
-            tracing::warn!(target: METRIC, queue = %self.queue, jetlane.queue.uncovered = tasks, "Tasks need what no declared fit covers; they are looked at again every 30 s.");
+            tracing::warn!(target: METRIC, queue = %self.queue, jetlane.queue.uncovered = tasks, "Tasks need what no declared fit covers; they are looked at again within 10 min.");
+        }
+        if let Some((tasks, task_type)) = self.fits.say_unknown(now) {
+            tracing::warn!(target: METRIC, queue = %self.queue, %task_type, jetlane.queue.unknown = tasks, "Tasks are of types that nobody has announced, such as this one; they are looked at again within 10 min.");
         }
         // While everything that waits can go, nobody is missed.
         if !self.core.is_starved() {

@@ -51,7 +51,7 @@ impl Leader {
         let bus = self.world.bus.clone();
         let expired = || (Outcome::Expired, Failure::new("expired", "it had not started by its deadline"));
         let (outcome, failure) = match &held.fate {
-            Fate::Later(at) | Fate::NoFit(at)
+            Fate::Later(at) | Fate::Unknown(at) | Fate::NoFit(at)
                 if let Some(at) = postponed_to(clock::now(), *at, starts_by(&held.task)) =>
             {
                 let task = held.task.clone();
@@ -62,7 +62,7 @@ impl Leader {
                 return;
             }
             Fate::Leave => return self.drop_entry(entry),
-            Fate::Run | Fate::Later(_) | Fate::NoFit(_) => expired(),
+            Fate::Run | Fate::Later(_) | Fate::Unknown(_) | Fate::NoFit(_) => expired(),
             Fate::Reject(failure) => (Outcome::Rejected, failure.clone()),
         };
         let span = carry::end_span(&mut held.task, outcome, held.joins);
@@ -92,6 +92,7 @@ impl Leader {
         }
         self.core.on(clock::now(), Event::Settled(entry, Stored::New));
         if let Some(held) = self.held.remove(&entry) {
+            self.tenants.leave(&held.task.tenant);
             self.runs.forget(&held.task.task_type, &held.task.id, held.task.run);
             let _redelivered_later = self.sources.leave(held.source);
         }
@@ -121,6 +122,7 @@ impl Leader {
         let now = clock::now();
         self.core.on(now, Event::Settled(entry, stored));
         if let Some(held) = self.held.remove(&entry) {
+            self.tenants.leave(&held.task.tenant);
             self.runs.left(now, &held.task.task_type, &held.task.id, held.task.run, departure);
             self.acks.extend(self.sources.settle(held.source));
         }

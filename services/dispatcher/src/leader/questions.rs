@@ -152,8 +152,8 @@ impl Leader {
             id: EntryId(u64::MAX),
             flow: self.flows.number_of(&flow),
             priority: prospect.priority,
-            tenant: super::intake::tenant_of(&prospect.tenant),
-            task_type: super::intake::type_of(&prospect.task_type),
+            tenant: self.tenants.of(&prospect.tenant),
+            task_type: self.types.of(&prospect.task_type),
             fit,
             first_arrival: now,
             expires: prospect.deadline,
@@ -212,7 +212,7 @@ fn reasons(held: &Held, standing: &Standing, is_served: bool) -> Vec<Reason> {
     match held.fate {
         Fate::Run if !standing.is_leaving => {}
         Fate::Run | Fate::Reject(_) | Fate::Leave => return vec![Reason::Leaving],
-        Fate::Later(until) => return vec![Reason::Delayed { until }],
+        Fate::Later(until) | Fate::Unknown(until) => return vec![Reason::Delayed { until }],
         Fate::NoFit(until) => return vec![Reason::NoExecutorFits { fit: fit() }, Reason::Delayed { until }],
     }
     let (tasks, of_its_flow) = (standing.forecast.ahead, standing.forecast.ahead_in_flow);

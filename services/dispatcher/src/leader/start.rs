@@ -14,6 +14,7 @@ use crate::error::Error;
 use futures::stream::FuturesUnordered;
 use jetlane_bus::clock;
 use jetlane_core::duplicates::Duplicates;
+use jetlane_core::numbers::Numbers;
 use jetlane_core::shards::Shards;
 use jetlane_core::{Event, Queue};
 use jetlane_schemas::subject::{self, STREAM_TASKS, STREAM_TIME};
@@ -65,6 +66,9 @@ impl Leader {
             asked: Asked::default(),
             dispatched: Runs::default(),
             learned: Learned::default(),
+            tenants: Numbers::default(),
+            types: super::intake::Types::default(),
+            endings: super::answers::Endings::default(),
             fits,
             clients: Clients::default(),
             cancelled: world.cancelled.news(),

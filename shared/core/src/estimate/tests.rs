@@ -151,3 +151,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn full_table_of_types_keeps_the_one_that_is_observed_again() {
+    let mut estimates = Estimates::default();
+    let name = |n: usize| TaskType::new(format!("t{n}")).expect("valid");
+    for n in 0..TYPES_MAX {
+        estimates.observe(&name(n), None, Micros(1_000), Observed::Whole);
+    }
+    // The oldest is observed again: nobody has to leave, least of all itself.
+    estimates.observe(&name(0), None, Micros(1_000), Observed::Whole);
+    assert_eq!(estimates.types.len(), TYPES_MAX);
+    assert_eq!(estimates.types[&name(0)].all.times.runs, 2);
+    let mut kept = estimates.snapshot(Micros(1), &name(1)).expect("known");
+    kept.all.runs = 9;
+    estimates.restore(&name(1), &kept);
+    assert_eq!((estimates.types.len(), estimates.types[&name(1)].all.times.runs), (TYPES_MAX, 9));
+}

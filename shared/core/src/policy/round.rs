@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct RoundRobin {
     round: Round,
     groups: BTreeMap<u32, Group>,
-    /// Groups with waiting tasks in the order of their turns.
-    turns: BTreeSet<(u64, u32)>,
+    /// For each lane the groups with tasks in it, in the order of their turns: a group without room costs those
+    /// behind it nothing.
+    turns: BTreeMap<LaneId, BTreeSet<(u64, u32)>>,
     next_turn: u64,
     /// Tasks of each lane, and the lanes that have any.
     counts: BTreeMap<LaneId, usize>,
@@ -31,7 +32,7 @@ impl RoundRobin {
         Self {
             round,
             groups: BTreeMap::new(),
-            turns: BTreeSet::new(),
+            turns: BTreeMap::new(),
             next_turn: 0,
             counts: BTreeMap::new(),
             waiting: Lanes::default(),
@@ -58,11 +59,15 @@ impl RoundRobin {
         }
     }
 
-    fn drop_if_empty(&mut self, number: u32) {
-        if let Some(group) = self.groups.get(&number)
-            && group.tasks.is_empty()
+    /// A group has no tasks in a lane any more, or none at all.
+    fn left(&mut self, number: u32, lane: LaneId) {
+        let Some(group) = self.groups.get(&number) else { return };
+        if !group.tasks.waiting().contains(lane)
+            && let Some(turns) = self.turns.get_mut(&lane)
         {
-            self.turns.remove(&(group.turn, number));
+            turns.remove(&(group.turn, number));
+        }
+        if group.tasks.is_empty() {
             self.groups.remove(&number);
         }
     }
@@ -73,11 +78,11 @@ impl Policy for RoundRobin {
         let number = self.group_of(entry);
         if !self.groups.contains_key(&number) {
             let turn = self.turn();
-            self.turns.insert((turn, number));
             self.groups.insert(number, Group { tasks: Sorted::default(), turn });
         }
         if let Some(group) = self.groups.get_mut(&number) {
             group.tasks.add(entry, entry.first_arrival);
+            self.turns.entry(entry.lane()).or_default().insert((group.turn, number));
             *self.counts.entry(entry.lane()).or_default() += 1;
             self.waiting.insert(entry.lane());
         }
@@ -88,23 +93,25 @@ impl Policy for RoundRobin {
         let group = self.groups.get_mut(&number);
         if group.is_some_and(|group| group.tasks.remove(entry, entry.first_arrival)) {
             self.count_out(entry.lane());
+            self.left(number, entry.lane());
         }
-        self.drop_if_empty(number);
     }
 
     fn take(&mut self, _now: Micros, lanes: Lanes) -> Option<EntryId> {
-        let has_some =
-            |number: &u32| self.groups.get(number).is_some_and(|group| !group.tasks.waiting().and(lanes).is_empty());
-        let &(turn, number) = self.turns.iter().find(|(_, number)| has_some(number))?;
-        self.turns.remove(&(turn, number));
-        let turn = self.turn();
+        let first = |lane: LaneId| self.turns.get(&lane).and_then(BTreeSet::first).copied();
+        let (turn, number) = self.waiting.and(lanes).filter_map(first).min()?;
+        let next = self.turn();
         let group = self.groups.get_mut(&number)?;
-        group.turn = turn;
+        group.turn = next;
         let (_, id, lane) = group.tasks.first(lanes)?;
+        for of in group.tasks.waiting() {
+            let turns = self.turns.entry(of).or_default();
+            turns.remove(&(turn, number));
+            turns.insert((next, number));
+        }
         group.tasks.pop(lanes);
         self.count_out(lane);
-        self.turns.insert((turn, number));
-        self.drop_if_empty(number);
+        self.left(number, lane);
         Some(id)
     }
 

@@ -3,7 +3,7 @@
 
 use crate::entry::{Entry, EntryId, FITS_MAX, FitId};
 use jetlane_schemas::Micros;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The most dispatched tasks that are remembered; beyond it the one dispatched first counts as ended.
 const RUNNING_MAX: usize = 65_536;
@@ -41,6 +41,8 @@ enum Asked {
 #[derive(Debug, Default)]
 pub(super) struct Running {
     runs: BTreeMap<EntryId, Run>,
+    /// In the order of dispatch, with many that have ended.
+    order: VecDeque<(Micros, EntryId)>,
     /// Those that told what is left since they were last looked at.
     told: BTreeSet<EntryId>,
     /// How many of each fit have been asked to yield and have not ended.
@@ -51,11 +53,21 @@ impl Running {
     /// Takes note of a dispatch; returns what is forgotten for it.
     pub(super) fn add(&mut self, now: Micros, entry: Entry) -> Option<Entry> {
         self.runs.insert(entry.id, Run { entry, since: now, remaining: None, asked: Asked::No });
+        self.order.push_back((now, entry.id));
+        // One long run must not keep the marks of all that came and went after it.
+        if self.order.len() > 2 * RUNNING_MAX {
+            let runs = &self.runs;
+            self.order.retain(|(since, id)| runs.get(id).is_some_and(|run| run.since == *since));
+        }
         if self.runs.len() <= RUNNING_MAX {
             return None;
         }
-        let oldest = *self.runs.first_key_value()?.0;
-        self.remove(oldest)
+        while let Some((since, oldest)) = self.order.pop_front() {
+            if self.runs.get(&oldest).is_some_and(|run| run.since == since) {
+                return self.remove(oldest);
+            }
+        }
+        None
     }
 
     pub(super) fn remove(&mut self, id: EntryId) -> Option<Entry> {
@@ -123,5 +135,47 @@ impl Run {
             && best.0.saturating_mul(GAIN_PARTS) < left.0
             && left.0 > resume.0.saturating_mul(WORTH_RESUMES)
             && now.0.saturating_sub(self.since.0) >= least_run
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{FlowId, TenantId, TypeId};
+    use jetlane_schemas::Priority;
+
+    fn entry(id: u64) -> Entry {
+        Entry {
+            id: EntryId(id),
+            flow: FlowId(0),
+            priority: Priority::Normal,
+            tenant: TenantId(0),
+            task_type: TypeId(0),
+            fit: FitId::default(),
+            first_arrival: Micros(id),
+            expires: None,
+            due: None,
+            estimate: Micros(1),
+            yields: 0,
+            bytes: 1,
+        }
+    }
+
+    #[test]
+    fn beyond_the_bound_the_run_that_was_dispatched_first_is_forgotten() {
+        let (mut running, most) = (Running::default(), RUNNING_MAX as u64);
+        // The last to arrive is dispatched first.
+        for id in (1..=most).rev() {
+            assert_eq!(running.add(Micros(most - id), entry(id)), None);
+        }
+        assert_eq!(running.add(Micros(most), entry(0)).map(|entry| entry.id), Some(EntryId(most)));
+        // One that ended is no candidate.
+        running.remove(EntryId(most - 1));
+        assert_eq!(running.add(Micros(most), entry(most + 1)), None);
+        assert_eq!(running.add(Micros(most), entry(most + 2)).map(|entry| entry.id), Some(EntryId(most - 2)));
+        for n in 0..3 * most {
+            running.add(Micros(most + n), entry(most + 3));
+        }
+        assert!(running.order.len() <= 2 * RUNNING_MAX + 1, "{} marks", running.order.len());
     }
 }
