@@ -22,7 +22,7 @@ use jetlane_service::health::{BEAT_EVERY, Condition, Health, Heartbeat};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -45,6 +45,9 @@ const HOLD_EVERY: Duration = Duration::from_secs(10);
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// The pause between two looks for streams that nobody has made yet.
 const STREAM_PAUSE: Duration = Duration::from_millis(250);
+
+/// How long after its last refusal a consumer counts as read again.
+const ACCEPTED_AFTER: Duration = Duration::from_secs(2);
 
 /// What ends the service.
 #[derive(Debug, thiserror::Error)]
@@ -240,6 +243,7 @@ struct Reader {
     bytes: Arc<AtomicUsize>,
     /// Whether the consumer is read.
     condition: Condition,
+    refused_at: Option<Instant>,
     beat: Heartbeat,
 }
 
@@ -248,7 +252,16 @@ impl Reader {
         let condition = readiness.consumer();
         let puller = open(post.client().bus(), &source, &condition).await?;
         let beat = readiness.heartbeat(format!("reader of {}", source.durable().name));
-        Ok(Self { source, post, puller, in_hand: JoinSet::new(), bytes: Arc::default(), condition, beat })
+        Ok(Self {
+            source,
+            post,
+            puller,
+            in_hand: JoinSet::new(),
+            bytes: Arc::default(),
+            condition,
+            refused_at: None,
+            beat,
+        })
     }
 
     async fn read(mut self, drain: &CancellationToken) -> Result<(), Error> {
@@ -275,7 +288,14 @@ impl Reader {
             }
             tokio::select! {
                 () = drain.cancelled() => return Ok(()),
-                _ = beats.tick() => self.beat.beat(),
+                _ = beats.tick() => {
+                    self.beat.beat();
+                    // The server refuses a pull at once, and leaves one that it accepts unanswered.
+                    if self.refused_at.is_some_and(|refused| refused.elapsed() > ACCEPTED_AFTER) {
+                        self.refused_at = None;
+                        self.condition.meet();
+                    }
+                }
                 Some(ended) = self.in_hand.join_next() => if let Err(panicked) = ended {
                     // One callback must not end the service: its message comes again by itself.
                     error!(error = %panicked, "A delivery panicked; its callback comes again.");
@@ -285,6 +305,8 @@ impl Reader {
                     Pulled::Room => {}
                     Pulled::Refused(reason) => {
                         debug!(reason, "A pull was refused.");
+                        self.refused_at = Some(Instant::now());
+                        self.condition.fail(format!("the server refuses pulls: {reason}"));
                         tokio::time::sleep(REFUSED_PAUSE).await;
                     }
                     Pulled::Gone => tokio::select! {

@@ -154,14 +154,21 @@ async fn lead_until_lost(
     let mut helpers = JoinSet::new();
     let mut attempt = 1;
     let Prepared { born, registry, cancelled } = loop {
-        match prepare(&bus, &config, &mut helpers).await {
+        let prepared = tokio::select! {
+            prepared = prepare(&bus, &config, &mut helpers) => prepared,
+            () = drain.cancelled() => return Ok(Ended::Drained),
+        };
+        match prepared {
             Ok(prepared) => break prepared,
             Err(error) if attempt >= PREPARE_ATTEMPTS_MAX => return Err(error),
             Err(error) => {
                 tracing::warn!(error = frame::one_line(&error), attempt, "Not ready yet; trying again.");
                 helpers = JoinSet::new();
                 attempt += 1;
-                tokio::time::sleep(PREPARE_PAUSE).await;
+                tokio::select! {
+                    () = tokio::time::sleep(PREPARE_PAUSE) => {}
+                    () = drain.cancelled() => return Ok(()),
+                }
             }
         }
     };

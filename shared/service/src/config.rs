@@ -183,13 +183,16 @@ impl Sources {
     }
 }
 
+/// With the last flush of telemetry (5 s) it ends within the 30 s that Kubernetes gives a pod.
+const DRAIN_TIME_DEFAULT: Duration = Duration::from_secs(24);
+
 /// What every process can be told in its own section.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Process {
     /// Where `/livez` and `/readyz` answer, on all interfaces. Defaults to nowhere; 0 chooses a free port.
     pub health_port: Option<u16>,
-    /// How long work in hand may take to finish after a signal to end, such as `45s`. Defaults to 30 s.
+    /// How long work in hand may take to finish after a signal to end, such as `45s`. Defaults to 24 s.
     #[serde(with = "duration")]
     pub drain_time: Duration,
 }
@@ -200,7 +203,7 @@ impl Process {
 
 impl Default for Process {
     fn default() -> Self {
-        Self { health_port: None, drain_time: Duration::from_secs(30) }
+        Self { health_port: None, drain_time: DRAIN_TIME_DEFAULT }
     }
 }
 

@@ -191,6 +191,7 @@ fn thumbnail_bytes(size: (u32, u32), width: u32) -> u64 {
 }
 
 /// What is missing as a whole: rows of a JPEG, pixels of others.
+#[derive(Debug, Clone, Copy)]
 enum Unit {
     Row,
     Pixel,
