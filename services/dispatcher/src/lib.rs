@@ -167,7 +167,7 @@ async fn lead_until_lost(
                 attempt += 1;
                 tokio::select! {
                     () = tokio::time::sleep(PREPARE_PAUSE) => {}
-                    () = drain.cancelled() => return Ok(()),
+                    () = drain.cancelled() => return Ok(Ended::Drained),
                 }
             }
         }
