@@ -61,13 +61,11 @@ fn announce(stack: &Stack, begun: Instant) {
 
 /// Confines `image.thumbnail` to the working folder, unless the configuration names another root.
 fn pictures_root() -> Vec<(&'static str, String)> {
-    let configured = Sources::from_process().and_then(|sources| sources.load_service::<Settings>("executor"));
-    let folder = std::env::current_dir();
-    match (configured, folder) {
-        (Ok((_, Settings { pictures_root: None, .. })), Ok(folder)) => {
-            vec![("JETLANE_EXECUTOR_PICTURES_ROOT", folder.display().to_string())]
-        }
-        // A mistake in the configuration is reported by the executor itself.
+    // A mistake in the configuration is reported by the executor itself.
+    let Ok(sources) = Sources::from_process() else { return Vec::new() };
+    let Ok((_, settings)) = sources.load_service::<Settings>("executor") else { return Vec::new() };
+    match (settings.pictures_root, std::env::current_dir()) {
+        (None, Ok(folder)) => vec![("JETLANE_EXECUTOR_PICTURES_ROOT", folder.display().to_string())],
         _ => Vec::new(),
     }
 }
