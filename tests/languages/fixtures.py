@@ -2,6 +2,7 @@
 submission by the same id. Needs no broker; tests/languages/run.sh runs it.
 """
 import base64
+import hashlib
 import json
 import pathlib
 import sys
@@ -18,17 +19,24 @@ def body_of(fixture):
 
 
 def structured(body):
-    """Source and id of an event in structured mode, malformed or not, where they can be read as text."""
+    """The attributes of an event in structured mode, malformed or not, where they can be read as text."""
     try:
         event = json.loads(body)
     except ValueError:
-        return "", ""
+        return {}
     if not isinstance(event, dict):
-        return "", ""
-    source, event_id = event.get("source", ""), event.get("id", "")
-    if any(isinstance(value, (dict, list)) for value in (source, event_id)):
-        return "", ""
-    return str(source), str(event_id)
+        return {}
+    if any(isinstance(event.get(name), (dict, list)) for name in ("source", "id")):
+        return {}
+    return {name: str(value) for name, value in event.items() if not isinstance(value, (dict, list))}
+
+
+def id_of_key(task_type, tenant, key):
+    """The id of a task with a key and no id of its own: the same key of the same type and tenant is the same task."""
+    digest = hashlib.sha256()
+    for part in (task_type.encode(), tenant.encode(), key.encode()):
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return "k" + digest.hexdigest()[:40]
 
 
 def id_of(fixture):
@@ -37,10 +45,15 @@ def id_of(fixture):
     for name, value in fixture["headers"]:
         headers.setdefault(name.lower(), value)
     if headers.get("content-type", "").lstrip().lower().startswith("application/cloudevents"):
-        source, event_id = structured(body_of(fixture))
+        attributes = structured(body_of(fixture))
     else:
-        source, event_id = unquote(headers.get("ce-source", "")), unquote(headers.get("ce-id", ""))
-    return task_id(source, event_id) if event_id else f"s{fixture['stream_sequence']}"
+        attributes = {name[3:]: unquote(value) for name, value in headers.items() if name.startswith("ce-")}
+    if attributes.get("id"):
+        return task_id(attributes.get("source", ""), attributes["id"])
+    if attributes.get("jetlanekey"):
+        tenant = attributes.get("jetlanetenant", attributes.get("partitionkey", ""))
+        return id_of_key(fixture["subject"].removeprefix("jetlane.submit."), tenant, attributes["jetlanekey"])
+    return f"s{fixture['stream_sequence']}"
 
 
 class Fixtures(unittest.TestCase):

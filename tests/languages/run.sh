@@ -30,6 +30,8 @@ trap finish EXIT
 # Starts `jetlane dev` on free ports; its first line on stdout is JSON with the address in "nats".
 start_dev() {
     [[ -x "$jetlane" ]] || { say "no $jetlane: run cargo build --release first"; exit 1; }
+    # Before the process in the background makes it: it is read at once.
+    : >"$work/dev.out"
     env -u NATS_URL "$jetlane" dev --port 0 >"$work/dev.out" 2>"$work/dev.err" </dev/null &
     dev=$!
     local tenths
