@@ -6,12 +6,15 @@ import hashlib
 import json
 import pathlib
 import sys
+import unicodedata
 import unittest
 from urllib.parse import unquote
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples" / "python"))
 from cloudevent import task_id  # noqa: E402
+
+KEY_BYTES_MAX = 256
 
 
 def body_of(fixture):
@@ -39,6 +42,11 @@ def id_of_key(task_type, tenant, key):
     return "k" + digest.hexdigest()[:40]
 
 
+def is_key(key):
+    """Whether a key is one: 1 to 256 bytes without control characters."""
+    return 0 < len(key.encode()) <= KEY_BYTES_MAX and all(unicodedata.category(c) != "Cc" for c in key)
+
+
 def id_of(fixture):
     """The id of a submission, by the rules in schemas/README.md."""
     headers = {}
@@ -50,7 +58,7 @@ def id_of(fixture):
         attributes = {name[3:]: unquote(value) for name, value in headers.items() if name.startswith("ce-")}
     if attributes.get("id"):
         return task_id(attributes.get("source", ""), attributes["id"])
-    if attributes.get("jetlanekey"):
+    if is_key(attributes.get("jetlanekey", "")):
         tenant = attributes.get("jetlanetenant", attributes.get("partitionkey", ""))
         return id_of_key(fixture["subject"].removeprefix("jetlane.submit."), tenant, attributes["jetlanekey"])
     return f"s{fixture['stream_sequence']}"
