@@ -11,7 +11,7 @@
 //! - [`broker`]: JetStream as Jetlane uses it; [`network`]: the lossy way to it
 //! - [`site`]: a whole run, its faults, and what all processes do alike (publish, complete)
 //! - [`submitter`], [`dispatcher`], [`executor`]: the processes
-//! - [`checker`]: the rules; [`mutant`]: bugs planted to prove that the rules bite; [`shrink`]: the smallest plan
+//! - [`checker`]: the rules; [`mutant`]: bugs planted to prove that the rules bite; [`mod@shrink`]: the smallest plan
 
 pub mod broker;
 pub mod checker;
