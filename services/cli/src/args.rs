@@ -37,12 +37,12 @@ pub struct Args {
 /// Where and how to connect.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ServerFlags {
-    /// Address of the NATS server, before JETLANE_NATS_URL, NATS_URL and `url` in [nats] of jetlane.toml.
+    /// Address of the NATS server, before JETLANE_NATS_URL, NATS_URL and `url` in section nats of jetlane.toml.
     ///
     /// Default: nats://127.0.0.1:4222. Services read the same.
     #[arg(long, global = true)]
     pub server: Option<String>,
-    /// Credentials file, before JETLANE_NATS_CREDS, NATS_CREDS and `creds` in [nats] of jetlane.toml.
+    /// Credentials file, before JETLANE_NATS_CREDS, NATS_CREDS and `creds` in section nats of jetlane.toml.
     #[arg(long, global = true)]
     pub creds: Option<PathBuf>,
 }

@@ -154,7 +154,7 @@ impl Bucket {
         }
     }
 
-    /// Removes a key. Its mark is kept for [`MARK_AGE`], for those who watch.
+    /// Removes a key. Its mark is kept for an hour, for those who watch.
     ///
     /// # Errors
     /// [`Error::Kv`].
