@@ -26,10 +26,6 @@ pub(super) struct Noop {
 impl Task for Noop {
     const TYPE: &'static str = "bench.noop";
     type Output = u32;
-
-    fn options() -> TaskOptions {
-        TaskOptions { retries: 0, ..TaskOptions::default() }
-    }
 }
 
 impl Noop {
