@@ -14,7 +14,7 @@ mod messages;
 mod samples;
 mod streams;
 
-use crate::inquiry::{Claim, Inquiry};
+use crate::inquiry::{Inquiry, InquiryReply};
 use crate::question::{Answer, Question};
 use crate::{
     Callback, Completion, EstimateEntry, Failure, QueueEntry, ShardEntry, SharedEntry, TaskEvent, TypeEntry,
@@ -58,7 +58,7 @@ pub fn json_schemas() -> Vec<(&'static str, Value)> {
         ("question", schema_of::<Question>()),
         ("answer", schema_of::<Answer>()),
         ("inquiry", schema_of::<Inquiry>()),
-        ("claim", schema_of::<Claim>()),
+        ("claim", schema_of::<InquiryReply>()),
     ]
 }
 

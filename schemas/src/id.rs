@@ -94,7 +94,7 @@ impl TaskId {
     }
 }
 
-/// What identifies a task: its type and its id together. Two types may use one id, such as the number of an order.
+/// Identity of a task: its type and its id. Two types may use one id, such as the number of an order.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskRef {
     /// Its type.

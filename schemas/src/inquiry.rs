@@ -1,4 +1,4 @@
-//! What executors ask each other: who runs a task that was delivered again. JSON over core NATS, request and
+//! Inquiries between executors: which of them runs a task that was delivered again. JSON over core NATS, request and
 //! reply.
 
 use crate::id::{RunToken, TaskId};
@@ -41,7 +41,7 @@ pub struct InquiredRun {
 /// Answers an [`Inquiry`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Claim {
+pub enum InquiryReply {
     /// The answering executor runs the tasks, and settles this delivery with its own.
     Adopted,
     /// It runs a later run of the task: this one is acked away.
@@ -59,7 +59,7 @@ pub struct BeginMark {
     pub run: u32,
     /// How often it has begun, as far as is known.
     pub begun: u32,
-    /// What its executor drew for it.
+    /// Token of the run, drawn by its executor.
     pub token: RunToken,
     /// That executor.
     pub executor: String,

@@ -41,8 +41,12 @@ pub fn check(body: &[u8]) -> Result<(), InvalidJson> {
     serde_json::from_slice::<IgnoredAny>(body)?;
     std::str::from_utf8(body).map_err(|error| InvalidJson::Utf8 { at: error.valid_up_to() })?;
     // Most bodies have neither so many brackets nor an escape.
-    let brackets = body.iter().filter(|byte| matches!(byte, b'[' | b'{')).count();
-    if brackets > JSON_DEPTH_MAX || body.contains(&b'\\') { check_tokens(body) } else { Ok(()) }
+    if is_shallow(body) && !body.contains(&b'\\') { Ok(()) } else { check_tokens(body) }
+}
+
+/// Whether `body` has no more brackets than [`JSON_DEPTH_MAX`], so that it cannot be nested deeper.
+pub fn is_shallow(body: &[u8]) -> bool {
+    body.iter().filter(|byte| matches!(byte, b'[' | b'{')).count() <= JSON_DEPTH_MAX
 }
 
 /// Checks depth and escapes of what is known to be JSON.

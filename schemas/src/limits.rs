@@ -6,10 +6,6 @@ pub const TOKEN_BYTES_MAX: usize = 64;
 pub const CONSUMER_BYTES_MAX: usize = 255;
 /// The longest task type, in bytes: the consumers of its flow and of its callbacks are named by it, with an epoch.
 pub const TYPE_BYTES_MAX: usize = 200;
-/// The most task types that a deployment may announce: each has a consumer of its own at the public intake.
-pub const TYPES_MAX: usize = 4_096;
-/// The most queues that a deployment may have: each has a leader, three lease renewals a second and eight lanes.
-pub const QUEUES_MAX: usize = 512;
 /// The most tokens in a task type.
 pub const TYPE_TOKENS_MAX: usize = 6;
 /// The longest tenant name, key or size key, in bytes. They never become part of a subject.

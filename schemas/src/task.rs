@@ -305,7 +305,7 @@ impl TaskEvent {
         subject::due(&self.queue, self.priority, self.shard)
     }
 
-    /// What identifies the task: its type and id together.
+    /// Returns the identity of the task: its type and id.
     pub fn identity(&self) -> TaskRef {
         TaskRef { task_type: self.task_type.clone(), id: self.id.clone() }
     }

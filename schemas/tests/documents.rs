@@ -2,7 +2,7 @@
 
 use jetlane_schemas::document;
 use jetlane_schemas::id::{TaskId, TaskRef};
-use jetlane_schemas::inquiry::{Claim, InquiredRun, Inquiry};
+use jetlane_schemas::inquiry::{InquiredRun, Inquiry, InquiryReply};
 use jetlane_schemas::options::{Micros, Priority, Shard};
 use jetlane_schemas::question::{Answer, Expectation, Explanation, Question, Reason};
 use jetlane_schemas::registry::{EstimateEntry, PolicyName, RunTimes};
@@ -359,7 +359,7 @@ fn what_the_types_write_is_what_the_schemas_accept_and_an_empty_object_is_not() 
         ("answer", json!(Answer::Unheld { queue: task.queue.clone(), dispatched: true })),
         ("answer", json!(Answer::Explanation(explanation))),
         ("inquiry", json!(inquiry)),
-        ("claim", json!(Claim::Adopted)),
+        ("claim", json!(InquiryReply::Adopted)),
     ];
     for (name, schema) in document::json_schemas() {
         let validator = jsonschema::draft202012::new(&schema).expect("a valid schema of draft 2020-12");

@@ -291,7 +291,7 @@ pub(super) const CHANNELS: &[Channel] = &[
         name: "overrides",
         address: || kv(subject::BUCKET_REGISTRY, &subject::registry_override(&sample_type())),
         title: "Registry: options of task types",
-        text: "What people have set of a type; goes before the announcement, option by option.",
+        text: "Options of a type that people have set; each goes before the announcement.",
         messages: &["typeOverride"],
         senders: &[ANYONE],
         receivers: &[DISPATCHER, EXECUTOR, SDK],

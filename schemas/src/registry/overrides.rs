@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What people have set of a type: the value of `overrides.<type>`. An option that is given goes before the
+/// Options of a type that people have set: the value of `overrides.<type>`. An option that is given goes before the
 /// announcement's; with a queue it makes a type known that nobody has announced.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TypeOverride {

@@ -9,7 +9,7 @@ pub fn registry_type(task_type: &TaskType) -> String {
     format!("types.{task_type}")
 }
 
-/// Registry key of what people have set of a type.
+/// Registry key of the options of a type that people have set.
 pub fn registry_override(task_type: &TaskType) -> String {
     format!("overrides.{task_type}")
 }
@@ -55,7 +55,7 @@ pub fn parse_registry_plain(key: &str) -> Option<TaskType> {
 pub enum RegistryKey {
     /// A type's announcement.
     Type(TaskType),
-    /// What people have set of a type.
+    /// Options of a type that people have set.
     Override(TaskType),
     /// A queue's announcement.
     Queue(QueueName),

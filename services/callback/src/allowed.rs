@@ -1,4 +1,4 @@
-//! What callbacks may name: subjects to publish to, and types of follow-up tasks.
+//! Allow-lists of callbacks: subjects to publish to, and types of follow-up tasks.
 //!
 //! The service publishes and submits with its own permissions; what a submitter names goes through these lists, so
 //! that who may submit one type can neither publish to any subject nor start any other type.

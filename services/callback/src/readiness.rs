@@ -1,4 +1,4 @@
-//! What a callback service reports of itself: the broker, the streams, its consumers, and a loop that moves.
+//! Readiness of a callback service: the broker, the streams, its consumers, and a loop that moves.
 
 use jetlane_bus::{Bus, probe};
 use jetlane_schemas::subject::{BUCKET_REGISTRY, STREAM_DEAD, STREAM_DONE, STREAM_TASKS, STREAM_TIME};

@@ -1,4 +1,4 @@
-//! What a dispatcher reports of itself: the broker, the streams, the leases of its queues, and loops that move.
+//! Readiness of a dispatcher: the broker, the streams, the leases of its queues, and loops that move.
 
 use jetlane_bus::{Bus, probe};
 use jetlane_schemas::QueueName;

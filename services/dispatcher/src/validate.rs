@@ -25,9 +25,15 @@ impl Schema {
             return Ok(());
         }
         let no_json = |error: InvalidJson| Failure::new("json", format!("the body is no JSON: {error}"));
-        json::check(body).map_err(no_json)?;
-        let Some(validator) = &self.0 else { return Ok(()) };
-        let value = read(body).or_else(|_| read(&finite(body))).map_err(|error| no_json(error.into()))?;
+        let Some(validator) = &self.0 else { return json::check(body).map_err(no_json) };
+        // Reading it checks its grammar and text as well; only its depth must be known to be bounded before.
+        let value = match json::is_shallow(body).then(|| read(body)) {
+            Some(Ok(value)) => value,
+            Some(Err(_)) | None => {
+                json::check(body).map_err(no_json)?;
+                read(body).or_else(|_| read(&finite(body))).map_err(|error| no_json(error.into()))?
+            }
+        };
         validator.validate(&value).map_err(|error| Failure {
             path: Some(error.instance_path().as_str().to_owned()),
             ..Failure::new("schema", format!("the body does not fit the type's schema: {}", error.masked()))
@@ -35,11 +41,13 @@ impl Schema {
     }
 }
 
-/// Reads JSON whose depth has been checked.
+/// Reads JSON whose depth is known to be bounded.
 fn read(body: &[u8]) -> Result<serde_json::Value, serde_json::Error> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     reader.disable_recursion_limit();
-    serde_json::Value::deserialize(&mut reader)
+    let value = serde_json::Value::deserialize(&mut reader)?;
+    reader.end()?;
+    Ok(value)
 }
 
 /// The same JSON, with the largest double in place of numbers that exceed it: a schema is checked with doubles,

@@ -1,4 +1,4 @@
-//! What an executor reports of itself: the broker, the streams, its announcement, its lanes, and a loop that moves.
+//! Readiness of an executor service: the broker, the streams, its announcement, its lanes, and a loop that moves.
 
 use jetlane::{Bus, Status};
 use jetlane_bus::probe;

@@ -362,7 +362,8 @@ pub(crate) struct Refusal {
     description: String,
 }
 
-fn read(status: Option<StatusCode>, body: &[u8]) -> Answer {
+/// Reads the answer to a publish.
+pub(crate) fn read(status: Option<StatusCode>, body: &[u8]) -> Answer {
     if status == Some(StatusCode::NO_RESPONDERS) {
         return Answer::NoStream;
     }

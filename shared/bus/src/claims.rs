@@ -3,16 +3,18 @@
 //! The submitter makes the claim, the leader that reads the task holds it for that one message, and whoever stores
 //! the completion ends it. Every step compares and swaps, so each may be repeated or be done by two at once.
 
+use crate::acks::{self, Answer};
+use crate::answer::{Fault, fault_of_code};
 use crate::clock;
-use crate::connection::{Bus, headers_from};
+use crate::connection::{ANSWER_TIMEOUT, Bus, headers_from};
 use crate::error::Error;
+use crate::publish::WRONG_LAST_SEQUENCE;
 use async_nats::HeaderMap;
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use bytes::Bytes;
 use jetlane_schemas::claim::{CLAIM_AGE_S, Claim, ClaimState};
 use jetlane_schemas::subject::{self, BUCKET_CLAIMS, STREAM_DONE, STREAM_TIME};
 use jetlane_schemas::{Completion, Headers, Micros, TaskEvent, TaskId, TaskType, header};
-use serde::Deserialize;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -20,10 +22,6 @@ use tokio::time::Instant;
 const CLAIM_WITHIN: Duration = Duration::from_secs(60);
 /// The pause before it is tried again.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
-/// How long one write waits for its answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// The server's code for a wrong last sequence of a subject.
-const WRONG_LAST_SEQUENCE: u64 = 10_071;
 /// How long the key of an ended task stays taken where completions are kept without a limit.
 const UNIQUE_FOR_MAX: Duration = Duration::from_secs(CLAIM_AGE_S);
 
@@ -67,23 +65,6 @@ struct Last {
     stored_at: Micros,
     headers: Headers,
     body: Bytes,
-}
-
-/// The answer to a publish.
-#[derive(Debug, Deserialize)]
-struct Answer {
-    #[serde(default)]
-    seq: u64,
-    #[serde(default)]
-    error: Option<ApiError>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ApiError {
-    #[serde(default)]
-    err_code: u64,
-    #[serde(default)]
-    description: String,
 }
 
 /// A claim as it is stored, with its revision; 0 where there never was one.
@@ -252,19 +233,20 @@ impl Bus {
         loop {
             let request = self.client.request_with_headers(out.clone(), headers.clone(), body.clone());
             let source = match tokio::time::timeout(ANSWER_TIMEOUT, request).await {
-                Ok(Ok(answer)) => {
-                    let Answer { seq, error } =
-                        serde_json::from_slice(&answer.payload).map_err(|e| failed("write", key, e))?;
-                    return match error {
-                        None => Ok(Some(seq)),
-                        Some(error) if error.err_code == WRONG_LAST_SEQUENCE => {
-                            // An earlier send of the very same may have been stored.
-                            let now = self.read_claim(key).await?;
-                            Ok((now.revision > revision && now.claim.as_ref() == Some(claim)).then_some(now.revision))
-                        }
-                        Some(error) => Err(failed("write", key, error.description)),
-                    };
-                }
+                Ok(Ok(answer)) => match acks::read(answer.status, &answer.payload) {
+                    Answer::Stored(sequence) | Answer::Duplicate(sequence) => return Ok(Some(sequence)),
+                    Answer::Refused(WRONG_LAST_SEQUENCE, _) => {
+                        // An earlier send of the very same may have been stored.
+                        let now = self.read_claim(key).await?;
+                        let is_ours = now.revision > revision && now.claim.as_ref() == Some(claim);
+                        return Ok(is_ours.then_some(now.revision));
+                    }
+                    Answer::Refused(code, words) if fault_of_code(code) == Fault::Final => {
+                        return Err(failed("write", key, words));
+                    }
+                    Answer::Refused(_, words) => failed("write", key, words),
+                    Answer::NoStream | Answer::Unknown => failed("write", key, "the server did not answer"),
+                },
                 Ok(Err(error)) => failed("write", key, error),
                 Err(error) => failed("write", key, error),
             };

@@ -74,7 +74,7 @@ pub enum Published {
 }
 
 /// The server's code for a wrong last sequence of a subject.
-const WRONG_LAST_SEQUENCE: u64 = 10_071;
+pub(crate) const WRONG_LAST_SEQUENCE: u64 = 10_071;
 /// The status of what the client library itself refuses.
 const REFUSED_HERE: u64 = 400;
 /// The server's code for a stream at one of its limits.

@@ -177,14 +177,6 @@ impl Duplicates {
         }
     }
 
-    /// Forgets a run that left: the next message of it is a new life of the task, whatever is remembered.
-    pub fn renew(&mut self, task_type: &TaskType, id: &TaskId, run: u32) {
-        let key = Key::of(task_type, id, run);
-        if matches!(self.runs.get(&key), Some(State::Left { .. })) {
-            self.runs.remove(&key);
-        }
-    }
-
     /// The runs that are held of tasks with this id, each with its task's type.
     pub fn held<'a>(&'a self, id: &'a TaskId) -> impl Iterator<Item = (&'a TaskType, EntryId)> + 'a {
         self.runs.range(Key::first_of(id, 0)..).take_while(|(key, _)| key.id == *id).filter_map(|(key, state)| {
@@ -319,14 +311,11 @@ mod tests {
     }
 
     #[test]
-    fn run_given_up_or_renewed_is_new_when_it_comes_back() {
+    fn run_given_up_is_new_when_it_comes_back() {
         let mut runs = Runs::default();
         runs.arrives(NOW, ("a", 1), HERE, 1);
         runs.0.forget(&kind("a.b"), &id("a"), 1);
         assert_eq!(runs.arrives(NOW, ("a", 1), THERE, 2), Arrival::New);
-        runs.leaves(NOW, ("a", 1), Departure::GoesOn);
-        runs.0.renew(&kind("a.b"), &id("a"), 1);
-        assert_eq!(runs.arrives(NOW, ("a", 1), THERE, 3), Arrival::New);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a submitter is told of a key that is taken, against a real nats-server.
+//! Answers to submissions whose key is taken, against a real nats-server.
 #![allow(missing_docs, reason = "the names of tests are their documents")]
 
 use jetlane::{Client, Outcome, Submit, TaskHandle, TaskType};

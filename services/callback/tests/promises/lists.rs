@@ -1,4 +1,4 @@
-//! What a submitter names goes through the lists of whoever acts on it.
+//! Subjects and types that a submitter names are checked against the service's allow-lists.
 
 use crate::may_follow;
 use crate::stage::{Stage, completion, reasons};

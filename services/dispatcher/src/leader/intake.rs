@@ -12,7 +12,6 @@ use jetlane_bus::claims::Hold;
 use jetlane_bus::{Delivery, Pulled, clock, trace};
 use jetlane_core::duplicates::{Arrival, Arriving, Source};
 use jetlane_core::{Entry, EntryId, Event, FlowId, TypeId};
-use jetlane_schemas::limits::TYPES_MAX;
 use jetlane_schemas::subject::STREAM_TASKS;
 use jetlane_schemas::{Flow, Headers, Micros, TaskEvent, TaskType};
 use std::collections::BTreeMap;
@@ -34,7 +33,7 @@ pub(super) enum News {
 }
 
 /// A task that has arrived and is not held yet.
-pub(super) struct Claiming {
+pub(super) struct ArrivedTask {
     place: Place,
     held: Held,
     bytes: u32,
@@ -148,7 +147,7 @@ impl Leader {
         for (task, fate) in tasks {
             let (stored_at, expected) = (delivery.facts.stored_at, Expected::default());
             let held = Held { task, fate, flow, source, stored_at, read_at: now, expected, joins };
-            let arrived = Claiming { place, held, bytes, news, delivered: delivery.facts.delivered };
+            let arrived = ArrivedTask { place, held, bytes, news, delivered: delivery.facts.delivered };
             if arrived.held.task.run == 1 && arrived.held.task.key.is_some() {
                 self.claim(arrived);
             } else {
@@ -159,7 +158,7 @@ impl Leader {
 
     /// Holds the key of a task for this message before anything else is done with it: a second message of the key is
     /// recognised by it, whoever read the first and wherever it lies.
-    fn claim(&mut self, arrived: Claiming) {
+    fn claim(&mut self, arrived: ArrivedTask) {
         let (bus, task) = (self.world.bus.clone(), arrived.held.task.clone());
         let (place, stored_at) = (arrived.place, arrived.held.stored_at);
         self.works.push(Box::pin(async move {
@@ -169,7 +168,7 @@ impl Leader {
     }
 
     /// Goes on with a task whose key was asked for.
-    pub(super) fn claimed(&mut self, arrived: Claiming, held: Result<Hold, jetlane_bus::Error>) {
+    pub(super) fn claimed(&mut self, arrived: ArrivedTask, held: Result<Hold, jetlane_bus::Error>) {
         let (task, source) = (&arrived.held.task, arrived.held.source);
         match held {
             Ok(Hold::Held) => self.hold(arrived),
@@ -184,8 +183,8 @@ impl Leader {
         }
     }
 
-    fn hold(&mut self, arrived: Claiming) {
-        let Claiming { place, mut held, bytes, news, delivered } = arrived;
+    fn hold(&mut self, arrived: ArrivedTask) {
+        let ArrivedTask { place, mut held, bytes, news, delivered } = arrived;
         let (now, flow) = (held.read_at, held.flow);
         self.entries += 1;
         let id = EntryId(self.entries);
@@ -280,8 +279,8 @@ pub(super) fn due(deadline: Option<Micros>, estimate: Micros) -> Option<Micros> 
     deadline.map(|deadline| Micros(deadline.0.saturating_add(estimate.0)))
 }
 
-/// The most types that keep their numbers: twice as many as a deployment may announce.
-const TYPES_NUMBERED_MAX: usize = 2 * TYPES_MAX;
+/// The most types that keep their numbers; beyond it all are numbered anew.
+const TYPES_NUMBERED_MAX: usize = 8_192;
 
 /// The numbers of task types, by first sight. Only types that are announced have any.
 #[derive(Debug, Default)]

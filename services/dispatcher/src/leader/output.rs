@@ -2,7 +2,7 @@
 
 use super::Leader;
 use super::bundles::Parcel;
-use super::intake::{Claiming, starts_by};
+use super::intake::{ArrivedTask, starts_by};
 use super::upkeep::Counted;
 use crate::carry;
 use crate::read::Fate;
@@ -39,7 +39,7 @@ pub(crate) enum Beside {
     /// It was written which shards are shared.
     SharedTold(SharedEntry, Result<(), Error>),
     /// It was asked whether the key of a task is free.
-    Claimed(Box<Claiming>, Result<Hold, Error>),
+    Claimed(Box<ArrivedTask>, Result<Hold, Error>),
     /// Lanes were counted, when so much had moved.
     Counted(u64, Vec<Counted>),
 }

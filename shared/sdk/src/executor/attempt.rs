@@ -23,7 +23,7 @@ use futures::future::BoxFuture;
 use jetlane_bus::{Bus, Fault, clock, trace};
 use jetlane_core::run::{self, Begin, Evidence, Marking, OUTAGE_MAX, Owner, Suspicion, Verdict, judge, needs_inquiry};
 use jetlane_schemas::frame::RunEnd;
-use jetlane_schemas::inquiry::Claim;
+use jetlane_schemas::inquiry::InquiryReply;
 use jetlane_schemas::{Completion, Failure, Micros, Outcome, QueueName, RunToken, TaskType, TypeEntry};
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -193,7 +193,7 @@ async fn settle(desk: &Desk, job: &Job, over: &mut Over) -> Outcomes {
             return Box::pin(Run { desk, job, serving, facts }.never_begin(other)).await;
         }
     };
-    let facts = Facts { token, ..Facts::of(begin, delivered.retries, now, late) };
+    let facts = Facts::of(begin, delivered.retries, token, now, late);
     let run = Run { desk, job, serving, facts };
     let begun = run.begin();
     if begin.marking != Marking::None {
@@ -228,9 +228,9 @@ pub(crate) async fn inquire(desk: &Desk, job: &Job) -> Result<Inquired, jetlane_
         });
     }
     let claimed = |claim| match claim {
-        Claim::Adopted => Some(Inquired::Over(Settled::Leave)),
-        Claim::Superseded => Some(Inquired::Over(Settled::Ack)),
-        Claim::Unheld => None,
+        InquiryReply::Adopted => Some(Inquired::Over(Settled::Leave)),
+        InquiryReply::Superseded => Some(Inquired::Over(Settled::Ack)),
+        InquiryReply::Unheld => None,
     };
     if let Some(over) = claimed(desk.owners.claim_here(job)) {
         return Ok(over);
@@ -333,9 +333,9 @@ async fn store_mark(
 }
 
 impl Facts {
-    fn of(begin: Begin, retries: u32, started_at: Micros, late: bool) -> Self {
+    fn of(begin: Begin, retries: u32, token: RunToken, started_at: Micros, late: bool) -> Self {
         let Begin { attempt, crashes, .. } = begin;
-        Self { attempt, crashes, retries, token: RunToken::draw(), started_at, late }
+        Self { attempt, crashes, retries, token, started_at, late }
     }
 
     /// What is known of a run that does not begin.

@@ -1,4 +1,4 @@
-//! Who runs a task that was delivered again. An executor asks the others of its queue before it begins such a
+//! Owners of runs that were delivered again. An executor asks the others of its queue before it begins such a
 //! run, and answers for those that it runs itself: it takes the delivery over, and its handler goes on
 //! (design, decision 19).
 
@@ -9,7 +9,7 @@ use jetlane_bus::clock::Boottime;
 use jetlane_bus::inquire::Reply;
 use jetlane_bus::{Bus, Error, Message, Subscription};
 use jetlane_core::run::{Custody, Hold, Owner};
-use jetlane_schemas::inquiry::{Claim, InquiredRun, Inquiry};
+use jetlane_schemas::inquiry::{InquiredRun, Inquiry, InquiryReply};
 use jetlane_schemas::subject::{self, STREAM_LANES};
 use jetlane_schemas::{Headers, Micros, QueueName, TaskEvent, TaskRef};
 use std::sync::Arc;
@@ -72,13 +72,13 @@ impl Owners {
             let Some(reply) = reply else { continue };
             let claim = match serde_json::from_slice::<Inquiry>(&body) {
                 Ok(inquiry) if inquiry.executor != self.executor => self.claim(&inquiry),
-                Ok(_) => Claim::Unheld,
+                Ok(_) => InquiryReply::Unheld,
                 Err(error) => {
                     tracing::debug!(%error, "The question of another executor cannot be read.");
-                    Claim::Unheld
+                    InquiryReply::Unheld
                 }
             };
-            if claim == Claim::Unheld && !is_asked_alone {
+            if claim == InquiryReply::Unheld && !is_asked_alone {
                 continue;
             }
             let answer = serde_json::to_vec(&claim).expect("a word is JSON");
@@ -89,8 +89,10 @@ impl Owners {
     }
 
     /// What this executor says to a question.
-    fn claim(&self, inquiry: &Inquiry) -> Claim {
-        let Some(ack) = self.bus.ack_of(STREAM_LANES, inquiry.sequence, &inquiry.ack) else { return Claim::Unheld };
+    fn claim(&self, inquiry: &Inquiry) -> InquiryReply {
+        let Some(ack) = self.bus.ack_of(STREAM_LANES, inquiry.sequence, &inquiry.ack) else {
+            return InquiryReply::Unheld;
+        };
         let key = (inquiry.sequence, inquiry.stored_at.0);
         // Who has begun asks to go on: it goes to whoever began last, since that one had asked before.
         if let Some(theirs) = inquiry.runs.iter().find(|run| run.started_at.is_some()) {
@@ -101,49 +103,49 @@ impl Owners {
                         && (Some(ctx.started_at()), self.executor.as_str())
                             > (theirs.started_at, inquiry.executor.as_str()) =>
                 {
-                    Claim::Adopted
+                    InquiryReply::Adopted
                 }
-                Some(ctx) if ctx.run() > theirs.run => Claim::Superseded,
-                Some(_) | None => Claim::Unheld,
+                Some(ctx) if ctx.run() > theirs.run => InquiryReply::Superseded,
+                Some(_) | None => InquiryReply::Unheld,
             };
         }
         if self.holding.adopt(key, ack.clone(), inquiry.delivered, Boottime::now()) == Custody::Held {
             tracing::info!(queue = %self.queue, "A message in hand was delivered to another executor; it goes on here.");
-            return Claim::Adopted;
+            return InquiryReply::Adopted;
         }
-        let [run] = inquiry.runs.as_slice() else { return Claim::Unheld };
+        let [run] = inquiry.runs.as_slice() else { return InquiryReply::Unheld };
         self.claim_run(run, |parcel| parcel.lease.attach(ack.clone()))
     }
 
     /// What this executor says of a run that came by another message than its own.
-    fn claim_run(&self, run: &InquiredRun, attach: impl FnOnce(&Parcel)) -> Claim {
-        let Some(ctx) = self.running.newest(&identity_of(run)) else { return Claim::Unheld };
+    fn claim_run(&self, run: &InquiredRun, attach: impl FnOnce(&Parcel)) -> InquiryReply {
+        let Some(ctx) = self.running.newest(&identity_of(run)) else { return InquiryReply::Unheld };
         if ctx.parcel().lease.state() == Hold::Lost {
-            return Claim::Unheld;
+            return InquiryReply::Unheld;
         }
         match ctx.run().cmp(&run.run) {
             std::cmp::Ordering::Equal => {
                 attach(ctx.parcel());
-                Claim::Adopted
+                InquiryReply::Adopted
             }
-            std::cmp::Ordering::Greater => Claim::Superseded,
+            std::cmp::Ordering::Greater => InquiryReply::Superseded,
             std::cmp::Ordering::Less => {
                 // A later run exists: this one's lease was lost to whoever stored that.
                 ctx.parcel().lose();
-                Claim::Unheld
+                InquiryReply::Unheld
             }
         }
     }
 
     /// Whether a run of the task is under way here already, by another message.
-    pub(crate) fn claim_here(&self, job: &Job) -> Claim {
+    pub(crate) fn claim_here(&self, job: &Job) -> InquiryReply {
         match self.running.newest(&job.task.identity()) {
-            Some(ctx) if ctx.is_of(&job.task) => Claim::Unheld,
+            Some(ctx) if ctx.is_of(&job.task) => InquiryReply::Unheld,
             Some(_) => {
                 let (ack, _) = job.parcel.lease.acks();
                 self.claim_run(&inquired(&job.task), |parcel| parcel.lease.attach(ack))
             }
-            None => Claim::Unheld,
+            None => InquiryReply::Unheld,
         }
     }
 
@@ -151,12 +153,12 @@ impl Owners {
     ///
     /// # Errors
     /// [`Error::Send`].
-    pub(crate) async fn ask(&self, inquiry: &Inquiry) -> Result<Option<Claim>, Error> {
+    pub(crate) async fn ask(&self, inquiry: &Inquiry) -> Result<Option<InquiryReply>, Error> {
         let question = serde_json::to_vec(inquiry).expect("text and numbers are JSON");
         let within = if inquiry.delivered > 1 { ASK_WITHIN } else { ASK_STALE_WITHIN };
         match self.bus.inquire(&subject::owner(&self.queue), question.into(), within).await? {
             Reply::Answer(answer) => {
-                Ok(serde_json::from_slice(&answer).ok().filter(|claim: &Claim| *claim != Claim::Unheld))
+                Ok(serde_json::from_slice(&answer).ok().filter(|claim: &InquiryReply| *claim != InquiryReply::Unheld))
             }
             Reply::Silent | Reply::Nobody => Ok(None),
         }
@@ -175,8 +177,8 @@ impl Owners {
         let owner = subject::owner_of(&self.queue, executor);
         Ok(match self.bus.inquire(&owner, question.into(), ASK_WITHIN).await? {
             Reply::Answer(answer) => match serde_json::from_slice(&answer) {
-                Ok(Claim::Adopted | Claim::Superseded) => Owner::Runs,
-                Ok(Claim::Unheld) | Err(_) => Owner::Disowns,
+                Ok(InquiryReply::Adopted | InquiryReply::Superseded) => Owner::Runs,
+                Ok(InquiryReply::Unheld) | Err(_) => Owner::Disowns,
             },
             Reply::Silent => Owner::Silent,
             Reply::Nobody => Owner::Gone,

@@ -1,4 +1,4 @@
-//! What an executor reports of itself, for health checks: whether its types are announced, whether it pulls its
+//! Status of an executor, for health checks: whether its types are announced, whether it pulls its
 //! lanes, and whether its run loop moves.
 
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use super::owners::inquired;
 use futures::stream::{StreamExt, TryStreamExt};
 use jetlane_bus::publish::Expect;
 use jetlane_bus::{Bus, Delivery, Error, Outgoing};
-use jetlane_schemas::inquiry::{Claim, Inquiry};
+use jetlane_schemas::inquiry::{Inquiry, InquiryReply};
 use jetlane_schemas::{Completion, Headers, Hop, Outcome, TaskEvent, frame};
 
 /// Completions that are looked up at once.
@@ -31,7 +31,7 @@ pub(crate) async fn unbundle(desk: &Desk, delivery: &Delivery, tally: &Tally, ta
     let connection = *desk.bus.connections().borrow();
     match desk.owners.ask(&inquiry).await {
         Ok(None) if *desk.bus.connections().borrow() == connection => {}
-        Ok(Some(Claim::Adopted)) => return,
+        Ok(Some(InquiryReply::Adopted)) => return,
         Ok(_) | Err(_) => {
             tracing::debug!("It is not known whether a bundle that came again still runs elsewhere; it comes again.");
             return;

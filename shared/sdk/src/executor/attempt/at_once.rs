@@ -9,7 +9,7 @@ use crate::executor::telling::Ran;
 use jetlane_bus::{clock, trace};
 use jetlane_core::run::{Begin, Evidence, Marking, Verdict, judge};
 use jetlane_schemas::frame::RunEnd;
-use jetlane_schemas::{Completion, Outcome};
+use jetlane_schemas::{Completion, Outcome, RunToken};
 use std::task::Poll;
 use tokio::time::Instant;
 use tracing::Span;
@@ -64,7 +64,8 @@ pub(crate) async fn look(desk: &Desk, job: Job, ended: &mut Ended) -> Look {
     let Verdict::Begin(begin @ Begin { marking: Marking::None, .. }) = judge(&delivered, &Evidence::NONE, now) else {
         return Look::NotBegun(job);
     };
-    let run = Run { desk, job: &job, serving, facts: Facts::of(begin, delivered.retries, now, false) };
+    let run =
+        Run { desk, job: &job, serving, facts: Facts::of(begin, delivered.retries, RunToken::draw(), now, false) };
     let mut begun = run.begin();
     let answered = std::future::poll_fn(|cx| {
         let _entered = begun.span.enter();
