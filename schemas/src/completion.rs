@@ -244,6 +244,25 @@ impl Completion {
         self
     }
 
+    /// The same with what only the task tells, where a client cancelled it that knew it by its id alone. `own` is a
+    /// completion by whoever has the task. `None` where nothing is missing.
+    pub fn filled_from(&self, own: &Self) -> Option<Self> {
+        if self.outcome != Outcome::Cancelled || !self.callbacks.is_empty() || own.callbacks.is_empty() {
+            return None;
+        }
+        Some(Self {
+            queue: own.queue.clone(),
+            tenant: own.tenant.clone(),
+            priority: own.priority,
+            submitted_at: own.submitted_at,
+            parent: own.parent.clone(),
+            callbacks: own.callbacks.clone(),
+            baggage: own.baggage.clone(),
+            trace: own.trace.clone(),
+            ..self.clone()
+        })
+    }
+
     /// The failure in the body; `None` after a success.
     pub fn failure(&self) -> Option<Failure> {
         if self.outcome == Outcome::Succeeded {

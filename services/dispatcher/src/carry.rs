@@ -148,6 +148,17 @@ pub(crate) async fn end(
     Ok(true)
 }
 
+/// Looks whether a cancelled task has its completion; stores then what follows from it, which its canceller may not
+/// have known.
+pub(crate) async fn drop(bus: &Bus, task: &TaskEvent) -> Result<bool, Error> {
+    let Some(done) = bus.read_done(&task.task_type, &task.id).await? else { return Ok(false) };
+    if let Some(claim) = task.claim() {
+        bus.end_claim(&task.task_type, &claim, &task.id).await?;
+    }
+    bus.trigger_of_task(&done, task).await?;
+    Ok(true)
+}
+
 /// Stores a task for its next run, due at `at`. Its message id names that run.
 pub(crate) async fn postpone(bus: &Bus, task: &TaskEvent, at: Micros) -> Result<(), Error> {
     let next = next_run(task);

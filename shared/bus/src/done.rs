@@ -15,6 +15,7 @@ use async_nats::jetstream::stream::DirectGetErrorKind;
 use bytes::Bytes;
 use jetlane_schemas::frame::{TOLD_MAX, decode_bundle, encode_bundle, encode_told, told_bytes};
 use jetlane_schemas::subject::{self, STREAM_DEAD, STREAM_DONE};
+use jetlane_schemas::task::check_callbacks;
 use jetlane_schemas::{Completion, Headers, TaskEvent, TaskId, TaskType, header};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -139,8 +140,8 @@ async fn until_known<T, F: Future<Output = Result<T, Error>>>(
 
 impl Bus {
     /// Stores a completion unless the task has one, and tells which it is: here, and to who waits for it.
-    /// The claim of the task's key has ended, and what the completion triggers is stored too, once this returns, unless it has no token: then it counts as a
-    /// plain client's, whose callbacks the callback service finds in DONE.
+    /// The claim of the task's key has ended, and what the completion triggers is stored too, once this returns,
+    /// unless it has no token: then it counts as a plain client's, whose callbacks the callback service finds in DONE.
     ///
     /// # Errors
     /// [`Error::Publish`], [`Error::Refused`], [`Error::Read`].
@@ -183,11 +184,7 @@ impl Bus {
                 *completed = Err(error);
                 continue;
             }
-            // A plain client's, to which ours has lost: the callback service reads it from DONE.
-            if done.token.is_none() || done.callbacks.is_empty() {
-                continue;
-            }
-            if let Err(error) = self.trigger(done).await {
+            if let Err(error) = self.trigger_of(done, own).await {
                 *completed = Err(error);
             }
         }
@@ -283,6 +280,28 @@ impl Bus {
                 }
             }
         }
+    }
+
+    /// Stores what the completion of a task triggers. `own` is a completion by whoever has the task: its callbacks are
+    /// triggered where a client cancelled the task by its id alone.
+    ///
+    /// # Errors
+    /// As for [`Bus::trigger`].
+    pub async fn trigger_of(&self, done: &Completion, own: &Completion) -> Result<(), Error> {
+        match done.filled_from(own) {
+            Some(filled) if check_callbacks(&filled.callbacks).is_ok() => self.trigger(&filled).await,
+            // A plain client's: the callback service reads it from DONE.
+            _ if done.token.is_none() || done.callbacks.is_empty() => Ok(()),
+            _ => self.trigger(done).await,
+        }
+    }
+
+    /// The same for whoever has the task itself.
+    ///
+    /// # Errors
+    /// As for [`Bus::trigger`].
+    pub async fn trigger_of_task(&self, done: &Completion, task: &TaskEvent) -> Result<(), Error> {
+        self.trigger_of(done, &Completion::of(task, done.outcome, done.finished_at)).await
     }
 
     /// Stores what a completion triggers, for the callback service. Doing so again changes nothing within the

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::publish::{Expect, Outgoing, Published};
 use bytes::Bytes;
 use jetlane_schemas::subject::{self, STREAM_TIME};
-use jetlane_schemas::{Headers, Hop, Micros, TaskEvent, TaskId, TaskType, frame, header};
+use jetlane_schemas::{Completion, Headers, Hop, Micros, TaskEvent, frame, header};
 use std::time::Duration;
 
 /// The soonest that a schedule fires: the server's timer has a floor of 250 ms.
@@ -40,16 +40,44 @@ impl Bus {
         self.publish(out).await
     }
 
-    /// Removes a task's pending schedule, whatever its queue; says how many there were.
+    /// Removes the pending schedule of a task that has ended, whatever its queue. Nobody else will see that task: what
+    /// its completion triggers is stored first.
     ///
     /// # Errors
-    /// [`Error::Delete`].
-    pub async fn purge_schedule(&self, task_type: &TaskType, id: &TaskId) -> Result<u64, Error> {
-        let filter = subject::schedule_in_any_queue(task_type, id);
+    /// [`Error::Read`], [`Error::Publish`], [`Error::Refused`], [`Error::Delete`].
+    pub async fn end_schedule(&self, done: &Completion) -> Result<(), Error> {
+        let filter = subject::schedule_in_any_queue(&done.task_type, &done.id);
+        let Some((sequence, task)) = self.last_schedule(&filter).await? else { return Ok(()) };
+        if let Some(task) = task {
+            self.trigger_of_task(done, &task).await?;
+        }
         let failed = |source| Error::Delete { stream: STREAM_TIME.into(), what: filter.clone(), source };
         let stream = self.jetstream.get_stream_no_info(STREAM_TIME).await.map_err(|e| failed(e.into()))?;
-        let purged = stream.purge().filter(filter.clone()).await.map_err(|e| failed(e.into()))?;
-        Ok(purged.purged)
+        // What is stored after the look is dropped by the dispatcher once it is due.
+        let purge = stream.purge().filter(filter.clone()).sequence(sequence.saturating_add(1)).await;
+        purge.map(|_purged| ()).map_err(|e| failed(e.into()))
+    }
+
+    /// The last schedule under a filter, read from the leader of the stream: its sequence and its task, which is
+    /// `None` where it cannot be read.
+    async fn last_schedule(&self, filter: &str) -> Result<Option<(u64, Option<TaskEvent>)>, Error> {
+        use async_nats::jetstream::ErrorCode;
+        use async_nats::jetstream::stream::LastRawMessageErrorKind;
+        let failed = |source| Error::Read { stream: STREAM_TIME.into(), what: filter.to_owned(), source };
+        let stream = self.jetstream.get_stream_no_info(STREAM_TIME).await.map_err(|e| failed(e.into()))?;
+        match stream.get_last_raw_message_by_subject(filter).await {
+            Ok(message) => {
+                let task = frame::decode_bundle(&message.payload).ok().and_then(|mut tasks| tasks.pop());
+                Ok(Some((message.sequence, task)))
+            }
+            Err(error) => match error.kind() {
+                LastRawMessageErrorKind::NoMessageFound => Ok(None),
+                LastRawMessageErrorKind::JetStream(inner) if inner.error_code() == ErrorCode::NO_MESSAGE_FOUND => {
+                    Ok(None)
+                }
+                _ => Err(failed(error.into())),
+            },
+        }
     }
 
     /// Reads a message by its sequence: subject, headers, body; `None` where it is gone.

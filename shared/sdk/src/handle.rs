@@ -103,22 +103,25 @@ impl<O> TaskHandle<O> {
     }
 
     /// Cancels the task: the stored `cancelled` completion decides it. Returns how it ended, which is
-    /// otherwise if it had completed before. After an error it may be called again: all of it is repeated.
+    /// otherwise if it had completed before. Its callbacks follow once its message is found: at once where it is
+    /// delayed, runs, or is about to; behind a backlog when the dispatcher reads it. After an error it may be called again: all of it is repeated.
     ///
     /// # Errors
     /// [`Error::Cancel`].
     pub async fn cancel(&self) -> Result<Outcome, Error> {
         let failed = |source| Error::Cancel { id: self.id.clone(), source };
         let bus = self.client.bus();
-        match bus.complete(&self.cancelled()).await.map_err(failed)? {
+        let own = self.cancelled();
+        let done = match bus.complete(&own).await.map_err(failed)? {
             Completed::Lost(other) if other.outcome != Outcome::Cancelled => return Ok(other.outcome),
             Completed::Full => {
                 let source = "the stream is full: raise its limits, or let completions age sooner".into();
                 return Err(failed(jetlane_bus::Error::Refused { subject: subject::STREAM_DONE.into(), source }));
             }
             // An earlier cancel may have been cut short after its completion was stored: the rest is repeated.
-            Completed::Lost(_) | Completed::Won => {}
-        }
+            Completed::Lost(other) => *other,
+            Completed::Won => own,
+        };
         // Decided. What follows spares work: dispatchers drop it, a running handler stops, a schedule goes.
         let note = async {
             bus.bucket(BUCKET_NOTES).await?.put(&subject::note_cancelled(&self.task_type, &self.id), &true).await
@@ -127,7 +130,7 @@ impl<O> TaskHandle<O> {
         bus.send(subject::cancel(&self.task_type, &self.id), Headers::new(), Vec::new().into())
             .await
             .map_err(failed)?;
-        bus.purge_schedule(&self.task_type, &self.id).await.map_err(failed)?;
+        bus.end_schedule(&done).await.map_err(failed)?;
         Ok(Outcome::Cancelled)
     }
 

@@ -12,7 +12,7 @@ use jetlane_bus::{Message, clock};
 use jetlane_core::estimate::Observed;
 use jetlane_core::{EntryId, Event};
 use jetlane_schemas::subject::{Lane, LaneKind};
-use jetlane_schemas::{Failure, Outcome, TaskEvent};
+use jetlane_schemas::{Completion, Failure, Outcome, TaskEvent};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -150,20 +150,22 @@ impl Leader {
 
     /// A client without an SDK completes a task and tells nobody: submitters hear of it from here.
     fn tell_answered(&mut self, task: &TaskEvent) {
-        let (bus, task_type, id) = (self.world.bus.clone(), task.task_type.clone(), task.id.clone());
-        let claim = task.claim();
+        let bus = self.world.bus.clone();
+        // What its canceller may not have known.
+        let own = Completion::of(task, Outcome::Cancelled, clock::now());
         self.works.push(Box::pin(async move {
-            let told = match bus.read_done(&task_type, &id).await {
-                Ok(done) => {
-                    bus.tell(done.iter()).await;
-                    match claim.filter(|_| done.is_some()) {
-                        Some(claim) => bus.end_claim(&task_type, &claim, &id).await,
-                        None => Ok(()),
-                    }
+            let told = async {
+                let Some(done) = bus.read_done(&own.task_type, &own.id).await? else { return Ok(()) };
+                bus.tell(std::iter::once(&done)).await;
+                if let Some(claim) = &own.claim {
+                    bus.end_claim(&own.task_type, claim, &own.id).await?;
                 }
-                Err(error) => Err(error),
+                match done.filled_from(&own) {
+                    Some(_) => bus.trigger_of(&done, &own).await,
+                    None => Ok(()),
+                }
             };
-            Carried::Beside(Beside::Written("tell of a completion", told))
+            Carried::Beside(Beside::Written("tell of a completion", told.await))
         }));
     }
 }

@@ -80,14 +80,8 @@ impl Leader {
         let Some(held) = self.held.get(&entry) else { return };
         if held.fate != Fate::Leave {
             // The note may be of an earlier task of the same id, whose completion is forgotten.
-            let (bus, task, claim) = (self.world.bus.clone(), held.task.identity(), held.task.claim());
-            self.works.push(Box::pin(async move {
-                let mut done = bus.read_done(&task.task_type, &task.id).await.map(|done| done.is_some());
-                if let (Ok(true), Some(claim)) = (&done, claim) {
-                    done = bus.end_claim(&task.task_type, &claim, &task.id).await.map(|()| true);
-                }
-                Carried::LookedUp { entry, done }
-            }));
+            let (bus, task) = (self.world.bus.clone(), held.task.clone());
+            self.works.push(Box::pin(async move { Carried::LookedUp { entry, done: carry::drop(&bus, &task).await } }));
             return;
         }
         self.core.on(clock::now(), Event::Settled(entry, Stored::New));

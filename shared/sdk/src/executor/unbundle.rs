@@ -79,9 +79,7 @@ pub(crate) async fn finish(bus: &Bus, task: &TaskEvent, done: &Completion) -> Re
     if done.outcome == Outcome::Failed {
         bus.bury(task, done).await?;
     }
-    if !done.callbacks.is_empty() && done.token.is_some() {
-        bus.trigger(done).await?;
-    }
+    bus.trigger_of_task(done, task).await?;
     if let Some(claim) = task.claim() {
         bus.end_claim(&task.task_type, &claim, &task.id).await?;
     }

@@ -3,7 +3,7 @@
 use crate::outsider::{Outsider, header, json};
 use crate::processes::Process;
 use crate::receiver::{Receiver, Request};
-use crate::tasks::{Bench, Echo, Flaky, How, echo, flaky};
+use crate::tasks::{Bench, Echo, Flaky, Gated, How, echo, flaky, gated};
 use crate::waits::{announced, drained, until};
 use futures::StreamExt;
 use jetlane::{Attempt, Callback, Executor, Outcome, Priority, State, Task, TaskError, TaskId};
@@ -192,6 +192,81 @@ async fn a_rejected_a_cancelled_and_an_expired_task_are_told_of() {
     outcomes.sort();
     let expected = [("told.expired", "expired"), ("told.rejected", "rejected")];
     assert_eq!(outcomes, expected.map(|(subject, outcome)| (subject.to_owned(), outcome.to_owned())));
+}
+
+/// The names of the callbacks of this many cancelled tasks, and the tenants that they tell.
+async fn cancelled(told: &mut async_nats::Subscriber, count: usize) -> Vec<(String, String)> {
+    let mut cancelled = Vec::new();
+    for _ in 0..count {
+        let message = soon(told.next()).await.expect("a callback");
+        let headers = message.headers.expect("headers");
+        assert_eq!(headers.get("ce-jetlaneoutcome").map(|value| value.as_str()), Some("cancelled"));
+        let tenant = headers.get("ce-jetlanetenant").map_or("", |value| value.as_str()).to_owned();
+        cancelled.push((message.subject.trim_start_matches("told.").to_owned(), tenant));
+    }
+    cancelled.sort();
+    cancelled
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callbacks_of_a_cancelled_task_follow_wherever_it_was_and_whoever_cancelled_it() {
+    let (rig, bench) = (Rig::start(None).await, Bench::default());
+    let executor = Executor::new(rig.kit.client(), "gated").state(bench.clone()).slots(1).prefetch(1).task(gated);
+    rig.kit.serve(executor);
+    announced(&rig.kit, Gated::TYPE).await;
+    let mut told = rig.outsider.listen("told.*").await;
+    let submit = |name: &str| {
+        let submit = rig.kit.client().submit(Gated { text: name.into() }).tenant("acme");
+        submit.callback(to(&format!("told.{name}")))
+    };
+    let running = submit("running").await.expect("accepted");
+    bench.begun(1).await;
+    let behind = submit("behind").await.expect("accepted");
+    let bus = rig.kit.client().bus();
+    until("both have left the dispatcher", async || {
+        bus.subject_counts("JETLANE_LANES", ">").await.expect("counts").values().sum::<u64>() == 2
+    })
+    .await;
+    let waiting = submit("waiting").await.expect("accepted");
+    let delayed = submit("delayed").delay(std::time::Duration::from_secs(3_600)).await.expect("accepted");
+    let elsewhere = rig.kit.another_client().await;
+    for handle in [&delayed, &waiting, &behind, &running] {
+        // Another process knows no more than the id.
+        let handle = elsewhere.handle::<Gated>(handle.id().clone()).expect("valid");
+        assert_eq!(handle.cancel().await.expect("cancels"), Outcome::Cancelled);
+    }
+    let names = ["behind", "delayed", "running", "waiting"];
+    assert_eq!(cancelled(&mut told, 4).await, names.map(|name| (name.to_owned(), "acme".to_owned())));
+    drained(bus, &[]).await;
+    until("the callbacks are delivered", async || rig.counts.delivered() == 4).await;
+    // Repeated, it tells nobody twice.
+    assert_eq!(delayed.cancel().await.expect("cancels"), Outcome::Cancelled);
+    rig.kit.client().submit(echoing("last")).callback(to("told.last")).await.expect("accepted");
+    until("the last one is delivered", async || rig.counts.delivered() == 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callbacks_of_a_task_that_is_cancelled_while_a_client_without_an_sdk_has_it_follow() {
+    let rig = Rig::start(None).await;
+    rig.outsider.announce("test.plain", r#"{"queue":"plain"}"#).await;
+    announced(&rig.kit, "test.plain").await;
+    let lane = rig.outsider.lane("plain").await;
+    let mut told = rig.outsider.listen("told.*").await;
+    let submit = rig.kit.client().submit_json("test.plain", b"1".to_vec()).callback(to("told.plain"));
+    let handle = submit.await.expect("accepted");
+    let task = soon(async {
+        loop {
+            let batch = lane.batch().max_messages(1).expires(std::time::Duration::from_secs(1)).messages().await;
+            if let Some(task) = batch.expect("pulls").next().await {
+                return task.expect("a task");
+            }
+        }
+    })
+    .await;
+    assert_eq!(handle.cancel().await.expect("cancels"), Outcome::Cancelled);
+    // It finds that the task has its completion, and is done with it.
+    task.ack().await.expect("acked");
+    assert_eq!(cancelled(&mut told, 1).await, [("plain".to_owned(), String::new())]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
