@@ -162,6 +162,17 @@ impl Duplicates {
         }
     }
 
+    /// A message has the key of its task, which says that it is a task of its own: the runs of an earlier task under the
+    /// same id are forgotten, except of that very message.
+    pub fn claimed(&mut self, task_type: &TaskType, id: &TaskId, source: Source) {
+        let earlier = |state: &State| matches!(state, State::Left { source: from, .. } if *from != source);
+        let runs = self.runs.range(Key::of(task_type, id, 0)..=Key::of(task_type, id, u32::MAX));
+        let forgotten: Vec<Key> = runs.filter(|(_, state)| earlier(state)).map(|(key, _)| key.clone()).collect();
+        for key in forgotten {
+            self.runs.remove(&key);
+        }
+    }
+
     /// A run that left has ended, and a later one of the task follows.
     pub fn goes_on(&mut self, task_type: &TaskType, id: &TaskId, run: u32) {
         if let Some(State::Left { departure, .. }) = self.runs.get_mut(&Key::of(task_type, id, run)) {
@@ -292,6 +303,27 @@ mod tests {
         for task in [("a", 1), ("b", 1), ("c", 2)] {
             assert_eq!(runs.arrives(NOW, task, THERE, 2), Arrival::Copy, "{task:?}");
         }
+    }
+
+    #[test]
+    fn task_of_a_key_is_no_copy_of_an_earlier_one_and_neither_are_its_later_runs() {
+        let mut runs = Runs::default();
+        for run in 1..=2 {
+            runs.arrives(NOW, ("a", run), HERE + u64::from(run), 1);
+            runs.leaves(NOW, ("a", run), Departure::GoesOn);
+        }
+        let message = |sequence| Source { origin: 1, sequence };
+        runs.0.claimed(&kind("a.b"), &id("a"), message(HERE + 1));
+        assert_eq!(runs.arrives(NOW, ("a", 1), HERE + 1, 2), Arrival::Copy, "its ack was lost");
+        runs.0.claimed(&kind("a.b"), &id("a"), message(THERE + 9));
+        assert_eq!(runs.arrives(NOW, ("a", 1), THERE + 9, 3), Arrival::New);
+        assert_eq!(runs.arrives(NOW, ("a", 2), THERE + 10, 4), Arrival::New);
+        runs.0.claimed(&kind("a.b"), &id("a"), message(THERE + 11));
+        assert_eq!(
+            runs.arrives(NOW, ("a", 1), THERE + 11, 5),
+            Arrival::Copy,
+            "what is held is left to whoever holds it"
+        );
     }
 
     #[test]

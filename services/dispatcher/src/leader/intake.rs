@@ -191,6 +191,9 @@ impl Leader {
         let origin = u32::from(place.0 != STREAM_TASKS);
         let source = Source { origin, sequence: place.1 };
         let task = &held.task;
+        if task.run == 1 && task.key.is_some() {
+            self.runs.claimed(&task.task_type, &task.id, source);
+        }
         let message = Arriving { task_type: &task.task_type, id: &task.id, run: task.run, source, entry: id };
         match self
             .runs
