@@ -9,10 +9,12 @@ pub use bucket::{
     registry_queue, registry_shard, registry_shared, registry_type,
 };
 pub use callback::{
-    CALLBACK_ALL, DEAD_CALLBACK_ALL, callback, dead_callback, parse_callback, parse_dead_callback, schedule_callback,
+    CALLBACK_ALL, DEAD_CALLBACK_ALL, callback, dead_callback, dead_callbacks_matching, parse_callback,
+    parse_dead_callback, schedule_callback,
 };
 
 use crate::id::{TaskId, TaskRef};
+use crate::limits::TYPE_TOKENS_MAX;
 use crate::options::{Priority, Shard};
 use crate::token::{Fit, QueueName, TaskType};
 use std::fmt;
@@ -121,6 +123,20 @@ pub fn done_of_type(task_type: &TaskType) -> String {
 /// Where a task that used up its attempts or was rejected is kept.
 pub fn dead(queue: &QueueName, task_type: &TaskType, id: &TaskId) -> String {
     format!("jetlane.dead.{queue}.{task_type}.{id}")
+}
+
+/// Matches dead letters of a queue, a type and an id, as far as they are known. Several filters where the id is known
+/// without its type: it is the last token behind any number of them.
+pub fn dead_matching(queue: Option<&QueueName>, task_type: Option<&TaskType>, id: Option<&TaskId>) -> Vec<String> {
+    let queue = queue.map_or("*", QueueName::as_str);
+    match (task_type, id) {
+        (None, None) => vec![format!("jetlane.dead.{queue}.>")],
+        (Some(task_type), None) => vec![format!("jetlane.dead.{queue}.{task_type}.*")],
+        (Some(task_type), Some(id)) => vec![format!("jetlane.dead.{queue}.{task_type}.{id}")],
+        (None, Some(id)) => {
+            (1..=TYPE_TOKENS_MAX).map(|tokens| format!("jetlane.dead.{queue}.{}{id}", "*.".repeat(tokens))).collect()
+        }
+    }
 }
 
 /// Core NATS: executors of a queue tell their credit.

@@ -100,7 +100,7 @@ const ALL: &[(&str, Form, &str)] = &[
     (LATE, Form::Flag, "The task is older than the oldest completion kept, so it may have completed before."),
     (CUT, Form::Flag, "The output or the error was cut to its bound."),
     (DELIVERY, Form::Whole, "How often the callback was delivered in vain."),
-    (REASON, Form::Text, "Why the callback was given up."),
+    (REASON, Form::Text, "Why the task failed, or the callback was given up."),
     (TRACEPARENT, Form::Traceparent, "W3C Trace Context; a malformed one counts as none."),
     (BAGGAGE, Form::Text, "W3C Baggage of the task, for its follow-ups."),
     (TRACESTATE, Form::Text, "W3C Trace Context, the vendors' part; cut after 512 characters."),
@@ -216,6 +216,10 @@ pub(super) const CALLBACK: &[&str] = &completion_and::<{ COMPLETION.len() + 1 }>
 /// What a callback carries that waits for another delivery.
 pub(super) const SCHEDULED_CALLBACK: &[&str] =
     &completion_and::<{ COMPLETION.len() + 3 }>(&[DELIVERY, MSG_ID, SCHEDULE, SCHEDULE_TARGET]);
+
+/// What a dead letter carries.
+pub(super) const DEAD_LETTER: &[&str] =
+    &completion_and::<{ COMPLETION.len() + 1 }>(&[REASON, EXPECTED_LAST_SUBJECT_SEQUENCE]);
 
 /// What a callback carries that was given up.
 pub(super) const DEAD_CALLBACK: &[&str] =

@@ -131,8 +131,8 @@ pub(super) const MESSAGES: &[Message] = &[
     message(
         "deadLetter",
         "A dead letter",
-        "The task, whole, as a bundle of one; the headers are those of its completion.",
-        headers::COMPLETION,
+        "The task, whole, as a bundle of one; the headers are those of its completion, and why it is kept.",
+        headers::DEAD_LETTER,
         Body::Bundle,
     )
     .requires(COMPLETED)

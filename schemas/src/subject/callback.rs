@@ -1,6 +1,7 @@
 //! Where callbacks are due, and where those end that nobody took.
 
 use crate::id::TaskId;
+use crate::limits::TYPE_TOKENS_MAX;
 use crate::token::TaskType;
 
 /// All callbacks that are due.
@@ -21,6 +22,19 @@ pub fn schedule_callback(task_type: &TaskType, id: &TaskId, index: usize) -> Str
 /// Where a callback is kept that was given up: `jetlane.dead_callback.<type>.<id>.<index>`.
 pub fn dead_callback(task_type: &TaskType, id: &TaskId, index: usize) -> String {
     format!("jetlane.dead_callback.{task_type}.{id}.{index}")
+}
+
+/// Matches callbacks that were given up of a task type and id, as far as they are known. Several filters where the id
+/// is known without its type.
+pub fn dead_callbacks_matching(task_type: Option<&TaskType>, id: Option<&TaskId>) -> Vec<String> {
+    match (task_type, id) {
+        (None, None) => vec![DEAD_CALLBACK_ALL.to_owned()],
+        (Some(task_type), None) => vec![format!("jetlane.dead_callback.{task_type}.*.*")],
+        (Some(task_type), Some(id)) => vec![format!("jetlane.dead_callback.{task_type}.{id}.*")],
+        (None, Some(id)) => {
+            (1..=TYPE_TOKENS_MAX).map(|tokens| format!("jetlane.dead_callback.{}{id}.*", "*.".repeat(tokens))).collect()
+        }
+    }
 }
 
 /// The task's type and id, and the callback's place among its callbacks, of [`callback`].

@@ -1,6 +1,7 @@
 //! The words of the command line.
 
 mod bench;
+mod dead_letters;
 pub(crate) mod needs;
 mod queues;
 mod simulate;
@@ -9,9 +10,10 @@ mod tasks;
 pub use bench::{
     Backlog, Bench, BenchExecutor, BenchWhat, Clock, Durable, Idle, Loop, Pipeline, Scale, Schedule, Told,
 };
+pub use dead_letters::{DeadLetters, DeadLettersAction, DeadLettersChange, DeadLettersLs, DeadLettersShow, Which};
 pub use queues::{MaxWait, Queues, QueuesAction, QueuesSet, QueuesShow};
 pub use simulate::{Policies, Priorities, Simulate};
-pub use tasks::{Explain, Record, Tasks, TasksAction};
+pub use tasks::{Cancel, Explain, Record, Tasks, TasksAction};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use jetlane::Priority;
@@ -91,6 +93,8 @@ pub enum Command {
     Queues(Queues),
     /// Ask where a task is and why it waits.
     Tasks(Tasks),
+    /// List dead letters, send them again or remove them.
+    DeadLetters(DeadLetters),
     /// Record what a queue is given into a trace that `jetlane simulate --trace` replays.
     ///
     /// One row a task that ran, once it has completed: when it arrived (or became due), how long its last

@@ -9,6 +9,7 @@
 mod announce;
 pub mod args;
 mod bench;
+mod dead_letters;
 mod demo;
 mod dev;
 mod doctor;
@@ -104,6 +105,7 @@ async fn command(args: &Args, output: &Output) -> Result<Exit, Failure> {
         Command::Watch(watch) => watch::run(&nats()?, watch, output).await,
         Command::Queues(queues) => queues::run(&nats()?, queues, output).await,
         Command::Tasks(tasks) => tasks::run(&nats()?, tasks, output).await,
+        Command::DeadLetters(letters) => dead_letters::run(&nats()?, letters, output).await,
         Command::Record(record) => record::run(&nats()?, record, output).await,
         Command::Types(types) => announce::run(&nats()?, types, output).await,
         Command::New(new) => new::run(new, output),

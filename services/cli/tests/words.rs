@@ -108,7 +108,7 @@ fn a_recording_ends_by_itself_or_by_a_signal() {
 #[test]
 fn a_task_is_asked_after_by_its_id() {
     let Command::Tasks(tasks) = command("jetlane tasks explain s7 --type a.b --queue q") else { panic!("another") };
-    let TasksAction::Explain(explain) = tasks.action;
+    let TasksAction::Explain(explain) = tasks.action else { panic!("another action") };
     assert_eq!((explain.id.as_str(), explain.task_type.as_deref()), ("s7", Some("a.b")));
 }
 
@@ -134,6 +134,13 @@ fn words_that_mean_nothing_are_refused() {
         ("jetlane submit a.b --expect --wait", ErrorKind::ArgumentConflict),
         ("jetlane record q --tasks 0", ErrorKind::ValueValidation),
         ("jetlane tasks", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+        ("jetlane tasks cancel s7", ErrorKind::MissingRequiredArgument),
+        ("jetlane dead-letters resend", ErrorKind::MissingRequiredArgument),
+        ("jetlane dead-letters purge --limit 5", ErrorKind::MissingRequiredArgument),
+        ("jetlane dead-letters resend --all s7", ErrorKind::ArgumentConflict),
+        ("jetlane dead-letters resend --queue q --callbacks", ErrorKind::ArgumentConflict),
+        ("jetlane dead-letters ls --limit 0", ErrorKind::ValueValidation),
+        ("jetlane dead-letters ls --limit 10001", ErrorKind::ValueValidation),
         ("jetlane new service x", ErrorKind::InvalidValue),
         ("jetlane run monitor", ErrorKind::InvalidValue),
         ("jetlane dev --port 70000", ErrorKind::ValueValidation),

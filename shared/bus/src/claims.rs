@@ -59,6 +59,15 @@ pub enum Hold {
     Duplicate,
 }
 
+/// How long a key counts as taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// While its task waits or runs.
+    UntilItEnds,
+    /// And for as long after its end as its submitter chose.
+    AndForATime,
+}
+
 /// A message of a subject: its sequence, when it was stored, its headers and its body.
 struct Last {
     sequence: u64,
@@ -80,13 +89,25 @@ impl Bus {
     /// # Errors
     /// [`Error::Kv`].
     pub async fn claim(&self, task: &TaskEvent) -> Result<Option<Claimed>, Error> {
+        self.claim_while(task, Taken::AndForATime).await
+    }
+
+    /// The same for a task that is submitted once more by choice: its key is free once its last task has ended,
+    /// however long it was to stay taken.
+    ///
+    /// # Errors
+    /// [`Error::Kv`].
+    pub async fn claim_anew(&self, task: &TaskEvent) -> Result<Option<Claimed>, Error> {
+        self.claim_while(task, Taken::UntilItEnds).await
+    }
+
+    async fn claim_while(&self, task: &TaskEvent, while_taken: Taken) -> Result<Option<Claimed>, Error> {
         let Some(name) = task.claim() else { return Ok(None) };
         let key = subject::claim(&task.task_type, &name);
-        let submitted = Claim { id: task.id.clone(), unique_for_ms: task.unique_for_ms, state: ClaimState::Submitted };
         let until = Instant::now() + CLAIM_WITHIN;
         loop {
             let stored = self.read_claim(&key).await?;
-            match self.taken(&task.task_type, &stored).await? {
+            match self.taken(&task.task_type, &stored, while_taken).await? {
                 Some(Claim { id, state: ClaimState::Submitted, .. }) if *id == task.id => {
                     if self.last_of(STREAM_TIME, &subject::schedule_in_any_queue(&task.task_type, id)).await?.is_some()
                     {
@@ -99,6 +120,10 @@ impl Bus {
                     return Ok(Some(Claimed::Duplicate { id: id.clone(), sequence }));
                 }
                 None => {
+                    // The very task once more: what its submitter chose stands in its claim alone.
+                    let own = stored.claim.as_ref().filter(|_| while_taken == Taken::UntilItEnds);
+                    let unique_for_ms = task.unique_for_ms.or(own.and_then(|claim| claim.unique_for_ms));
+                    let submitted = Claim { id: task.id.clone(), unique_for_ms, state: ClaimState::Submitted };
                     let earlier = self.last_of(STREAM_DONE, &subject::done(&task.task_type, &task.id)).await?;
                     let age = claim_age(task);
                     if let Some(revision) = self.write_claim(&key, &submitted, stored.revision, age).await? {
@@ -132,7 +157,7 @@ impl Bus {
             let stored = self.read_claim(&key).await?;
             let is_ours = stored.claim.as_ref().is_some_and(|claim| claim.id == task.id && claim.state == state);
             let is_open = is_ours
-                || match self.taken(&task.task_type, &stored).await? {
+                || match self.taken(&task.task_type, &stored, Taken::AndForATime).await? {
                     None => true,
                     Some(claim) => claim.id == task.id && claim.state == ClaimState::Submitted,
                 };
@@ -182,15 +207,21 @@ impl Bus {
 
     /// The claim, where the key is taken. A task that has ended while nobody ended its claim is recognised by its
     /// completion.
-    async fn taken<'a>(&self, task_type: &TaskType, stored: &'a Stored) -> Result<Option<&'a Claim>, Error> {
+    async fn taken<'a>(
+        &self,
+        task_type: &TaskType,
+        stored: &'a Stored,
+        while_taken: Taken,
+    ) -> Result<Option<&'a Claim>, Error> {
         let Some(claim) = &stored.claim else { return Ok(None) };
         let now = clock::now();
+        let is_kept = |until| while_taken == Taken::AndForATime && now < until;
         if let ClaimState::Ended { until } = claim.state {
-            return Ok((now < until).then_some(claim));
+            return Ok(is_kept(until).then_some(claim));
         }
         match self.last_of(STREAM_DONE, &subject::done(task_type, &claim.id)).await? {
             Some(done) if done.stored_at > stored.at => {
-                Ok((now < after(done.stored_at, self.unique_for(claim).await?)).then_some(claim))
+                Ok(is_kept(after(done.stored_at, self.unique_for(claim).await?)).then_some(claim))
             }
             Some(_) | None => Ok(Some(claim)),
         }
@@ -276,6 +307,19 @@ impl Bus {
         read.map_err(|error| Error::Read { stream: STREAM_DONE.into(), what: subject, source: error.into() })
     }
 
+    /// A task's completion and its sequence.
+    pub(crate) async fn last_done(
+        &self,
+        task_type: &TaskType,
+        id: &TaskId,
+    ) -> Result<Option<(Completion, u64)>, Error> {
+        let subject = subject::done(task_type, id);
+        let Some(last) = self.last_of(STREAM_DONE, &subject).await? else { return Ok(None) };
+        let read = Completion::from_message(&subject, &last.headers, &last.body);
+        let done = read.map_err(|e| Error::Read { stream: STREAM_DONE.into(), what: subject, source: e.into() })?;
+        Ok(Some((done, last.sequence)))
+    }
+
     async fn last_of(&self, stream: &str, subject: &str) -> Result<Option<Last>, Error> {
         let failed = |source| Error::Read { stream: stream.to_owned(), what: subject.to_owned(), source };
         let handle = self.jetstream.get_stream_no_info(stream).await.map_err(|e| failed(e.into()))?;
@@ -299,7 +343,7 @@ impl Bus {
     }
 
     /// Removes the completions of a task up to one.
-    async fn purge_done(&self, task_type: &TaskType, id: &TaskId, sequence: u64) -> Result<(), Error> {
+    pub(crate) async fn purge_done(&self, task_type: &TaskType, id: &TaskId, sequence: u64) -> Result<(), Error> {
         let filter = subject::done(task_type, id);
         let failed = |source| Error::Delete { stream: STREAM_DONE.into(), what: filter.clone(), source };
         let stream = self.jetstream.get_stream_no_info(STREAM_DONE).await.map_err(|e| failed(e.into()))?;

@@ -7,6 +7,7 @@ use crate::block::Block;
 use crate::clock;
 use crate::connection::{Bus, headers_from};
 use crate::error::Error;
+use crate::letters::{REASON_CHARS_MAX, is_same};
 use crate::publish::{COMPLETION_WITHIN, Expect, Outgoing, Published};
 use crate::subjects::Subjects;
 use crate::topology::takes_one_a_subject;
@@ -14,6 +15,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use bytes::Bytes;
 use jetlane_schemas::frame::{TOLD_MAX, decode_bundle, encode_bundle, encode_told, told_bytes};
+use jetlane_schemas::intake::percent_encode;
 use jetlane_schemas::subject::{self, STREAM_DEAD, STREAM_DONE};
 use jetlane_schemas::task::check_callbacks;
 use jetlane_schemas::{Completion, Headers, TaskEvent, TaskId, TaskType, header};
@@ -312,11 +314,16 @@ impl Bus {
     pub async fn trigger(&self, done: &Completion) -> Result<(), Error> {
         let mut headers = done.headers(&clock::rfc3339(done.finished_at));
         headers.push(header::DELIVERY, "0");
+        // A task that is submitted or sent again under its id may end twice within the window: each end has its token.
+        let message_id = |index| {
+            let name = format!("{}.{}:{index}:callback", done.task_type, done.id);
+            done.token.map_or_else(|| name.clone(), |token| format!("{name}:{token}"))
+        };
         let out = |index: usize| Outgoing {
             subject: subject::callback(&done.task_type, &done.id, index),
             headers: headers.clone(),
             body: Bytes::copy_from_slice(&done.body),
-            message_id: Some(format!("{}.{}:{index}:callback", done.task_type, done.id)),
+            message_id: Some(message_id(index)),
             expect: Expect::Anything,
         };
         let outs: Vec<Outgoing> = (0..done.callbacks.len()).map(out).collect();
@@ -400,10 +407,13 @@ impl Bus {
     pub async fn bury(&self, task: &TaskEvent, why: &Completion) -> Result<(), Error> {
         let subject = subject::dead(&task.queue, &task.task_type, &task.id);
         let failed = |source| Error::Frame { subject: subject.clone(), source };
+        let reason = why.failure().map(|failure| failure.to_string()).unwrap_or_default();
+        let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
         let (mut task, mut why) = (Cow::Borrowed(task), Cow::Borrowed(why));
         let mut least = [Part::Checkpoint, Part::Extras, Part::Body].into_iter();
         let (headers, frame) = loop {
-            let headers = why.headers(&clock::rfc3339(why.finished_at));
+            let mut headers = why.headers(&clock::rfc3339(why.finished_at));
+            headers.push(header::REASON, percent_encode(&reason));
             let frame = encode_bundle(std::slice::from_ref(&*task));
             let left_out = match &frame {
                 Ok(frame) if takes(self.server().max_payload, &headers, frame) => None,
@@ -422,10 +432,36 @@ impl Bus {
             expect: Expect::Absent,
             subject: subject.clone(),
         };
-        match self.publish(out).await? {
-            Published::Stored(_) | Published::Duplicate(_) | Published::Taken => Ok(()),
+        match self.publish(out.clone()).await? {
+            Published::Stored(_) | Published::Duplicate(_) => Ok(()),
+            Published::Taken if !self.remove_earlier_letter(&subject, &why).await? => Ok(()),
+            Published::Taken => match self.publish(out).await? {
+                // Somebody else was quicker.
+                Published::Taken => Ok(()),
+                other => other.or_refused(&subject).map(|_| ()),
+            },
             other @ (Published::Full | Published::NoStream) => other.or_refused(&subject).map(|_| ()),
         }
+    }
+
+    /// Removes the dead letter of an earlier life of a task that was sent again and has failed again before that
+    /// letter was gone; says whether there was one.
+    async fn remove_earlier_letter(&self, subject: &str, why: &Completion) -> Result<bool, Error> {
+        let failed = |source| Error::Read { stream: STREAM_DEAD.into(), what: subject.to_owned(), source };
+        let Some((headers, _)) = self.last(STREAM_DEAD, subject).await? else { return Ok(true) };
+        let done = subject::done(&why.task_type, &why.id);
+        let kept = Completion::from_message(&done, &headers, &[]).map_err(|e| failed(e.into()))?;
+        if is_same(&kept, why) || kept.finished_at >= why.finished_at {
+            return Ok(false);
+        }
+        self.purge_subject(STREAM_DEAD, subject).await?;
+        Ok(true)
+    }
+
+    async fn purge_subject(&self, stream: &str, subject: &str) -> Result<(), Error> {
+        let failed = |source| Error::Delete { stream: stream.to_owned(), what: subject.to_owned(), source };
+        let handle = self.jetstream.get_stream_no_info(stream).await.map_err(|e| failed(e.into()))?;
+        handle.purge().filter(subject.to_owned()).await.map(|_purged| ()).map_err(|e| failed(e.into()))
     }
 
     /// Reads a dead letter back: the task, whole.

@@ -13,6 +13,7 @@
 //! - [`unreadable`]: messages whose headers are none, found before they do more harm
 //! - [`look`]: what is stored, read in its order without taking it
 //! - [`done`]: the one completion of a task, arbitrated by the server; [`Hearing`]: hearing of it
+//! - [`letters`]: dead letters, read and sent again
 //! - [`schedule`]: delays in the broker
 //! - [`lease`], [`kv`]: who leads a queue; what is announced
 //! - [`claims`]: one task of a key at a time
@@ -40,6 +41,7 @@ mod ingest;
 pub mod inquire;
 pub mod kv;
 pub mod lease;
+pub mod letters;
 pub mod local;
 pub mod look;
 pub mod probe;

@@ -7,10 +7,11 @@ use crate::listening::Listening;
 use crate::registry::Registry;
 use crate::submit::{Gathering, Submit, submit_all};
 use crate::task::{Task, type_name};
+use jetlane_bus::letters::{Destination, Letter, Resent};
 use jetlane_bus::{Bus, Connect};
 use jetlane_schemas::limits::BUNDLE_TASKS_MAX;
 use jetlane_schemas::question::{Answer, Question};
-use jetlane_schemas::{InvalidName, QueueName, TaskId, TaskType, TypeEntry};
+use jetlane_schemas::{InvalidName, QueueName, TaskId, TaskType, Tenant, TypeEntry};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 
@@ -122,6 +123,22 @@ impl Client {
     /// [`Error::Unanswered`] where nobody leads the queue.
     pub async fn explain(&self, queue: &QueueName, id: &TaskId) -> Result<Answer, Error> {
         crate::question::ask(self.bus(), queue, &Question::Explain { id: id.clone(), task_type: None }).await
+    }
+
+    /// Sends what a dead letter holds once more: a task begins a new life under its id, in the queue that its type is
+    /// announced for now. The letter is removed once that is stored. May be repeated after an error.
+    ///
+    /// # Errors
+    /// [`Error::Submit`].
+    pub async fn resend(&self, letter: &Letter) -> Result<Resent, Error> {
+        let (queue, tenant) = match letter.task() {
+            Some(task) => (task.queue.clone(), task.tenant.clone()),
+            None => (QueueName::default_queue(), Tenant::default()),
+        };
+        let queue = self.registry().queue_of(&letter.task_type).unwrap_or(queue);
+        let to = Destination { shard: self.registry().shard(&queue, &tenant), queue };
+        let resent = self.bus().resend(letter, &to).await;
+        resent.map_err(|source| Error::Submit { id: letter.id.clone(), source })
     }
 
     /// A subscription to completions: set what it wants, then await it.

@@ -20,6 +20,20 @@ pub enum TasksAction {
     /// Looks for its completion, its schedule and its dead letter, asks the leaders of all queues, and
     /// then reads the streams: at most 10,000 messages or 2 seconds. Nothing is taken or changed.
     Explain(Explain),
+    /// Cancel a task, wherever it is: it does not begin any more, and a running one is asked to stop.
+    ///
+    /// Its callbacks are told of it. Tells how it ended: one that has completed stays as it is.
+    Cancel(Cancel),
+}
+
+/// Cancel a task.
+#[derive(Debug, clap::Args)]
+pub struct Cancel {
+    /// The task's id.
+    pub id: String,
+    /// Its type: two types may have tasks of one id.
+    #[arg(long = "type", value_name = "TYPE")]
+    pub task_type: String,
 }
 
 /// Say why a task waits.

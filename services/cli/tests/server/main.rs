@@ -2,6 +2,7 @@
 
 mod basics;
 mod bench;
+mod dead_letters;
 mod place;
 mod queues;
 mod record;

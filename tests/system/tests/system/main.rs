@@ -4,6 +4,7 @@
 mod bad_input;
 mod body_limit;
 mod callbacks;
+mod dead_letters;
 mod dispatcher_crash;
 mod executor;
 mod hostile_headers;
