@@ -22,6 +22,10 @@ pub struct Inquiry {
     pub ack: String,
     /// The tasks.
     pub runs: Vec<InquiredRun>,
+    /// The token of the mark that whoever asks has found, asked of the executor that stored it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub mark: Option<RunToken>,
 }
 
 /// A run that is asked for.
@@ -48,6 +52,8 @@ pub enum InquiryReply {
     Superseded,
     /// It runs none of them.
     Unheld,
+    /// It stored the mark that is asked for, and the handler never began, nor will.
+    Unbegun,
 }
 
 /// The mark that a run begins: stored before the handler where the task must not run twice.
@@ -57,10 +63,24 @@ pub struct BeginMark {
     pub submitted_at: Micros,
     /// The number of the run.
     pub run: u32,
-    /// How often it has begun, as far as is known.
+    /// How often it has begun, as far as is known. 0 for a run that is stored and has not begun.
     pub begun: u32,
+    /// How far it came.
+    #[serde(default)]
+    pub stage: MarkStage,
     /// Token of the run, drawn by its executor.
     pub token: RunToken,
     /// That executor.
     pub executor: String,
+}
+
+/// How far a marked run came.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MarkStage {
+    /// Its handler was about to begin.
+    #[default]
+    Begun,
+    /// Its handler has answered with a next run, which is being stored.
+    Answered,
 }

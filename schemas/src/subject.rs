@@ -72,15 +72,16 @@ pub fn task(queue: &QueueName, priority: Priority, shard: Shard) -> String {
     format!("jetlane.task.{queue}.{priority}.{shard}")
 }
 
-/// Where a task's schedule is stored: one subject a task, so that a new one replaces the old. The id stands before
-/// the type, whose number of tokens varies: one filter finds the schedules of an id, whatever their types.
-pub fn schedule(queue: &QueueName, task_type: &TaskType, id: &TaskId) -> String {
-    format!("jetlane.schedule.task.{queue}.{id}.{task_type}")
+/// Where a task's schedule is stored: one subject a run, so that the same run that is stored again replaces the old one,
+/// and a copy of an earlier run replaces no later one. The id stands before the type, whose number of tokens varies: one
+/// filter finds the schedules of an id, whatever their types.
+pub fn schedule(queue: &QueueName, task_type: &TaskType, id: &TaskId, run: u32) -> String {
+    format!("jetlane.schedule.task.{queue}.{id}.{run}.{task_type}")
 }
 
-/// Matches the schedule of a task whose queue is not known, for purging.
-pub fn schedule_in_any_queue(task_type: &TaskType, id: &TaskId) -> String {
-    format!("jetlane.schedule.task.*.{id}.{task_type}")
+/// Matches the schedules of a task whose queue and run are not known, for purging.
+pub fn schedules_of(task_type: &TaskType, id: &TaskId) -> String {
+    format!("jetlane.schedule.task.*.{id}.*.{task_type}")
 }
 
 /// Matches the schedules of all tasks with this id: a task is identified by its type and id together.

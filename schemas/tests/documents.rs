@@ -123,6 +123,7 @@ fn fill(address: &str, names: &Names) -> String {
         ("{type}", names.task_type.as_str()),
         ("{id}", names.id.as_str()),
         ("{index}", "3"),
+        ("{run}", "2"),
         ("{connection}", "c-1"),
         ("{number}", "2"),
         ("{executor}", "e-1"),
@@ -171,7 +172,7 @@ fn is_understood(channel: &str, subject: &str, n: &Names) -> bool {
         "callback" => subject::parse_callback(subject) == Some((n.task_type.clone(), n.id.clone(), 3)),
         "deadCallback" => subject::parse_dead_callback(subject) == Some((n.task_type.clone(), n.id.clone(), 3)),
         "scheduledCallback" => subject == subject::schedule_callback(&n.task_type, &n.id, 3),
-        "schedule" => subject == subject::schedule(&n.queue, &n.task_type, &n.id),
+        "schedule" => subject == subject::schedule(&n.queue, &n.task_type, &n.id, 2),
         "wanted" => subject == subject::credit_wanted(&n.queue),
         "progress" => subject == subject::progress(&n.task_type, &n.id),
         "ask" => subject == subject::ask(&n.queue),
@@ -341,6 +342,7 @@ fn what_the_types_write_is_what_the_schemas_accept_and_an_empty_object_is_not() 
         delivered: 2,
         ack: "$JS.ACK.S.C.2.7.7.1700000000000000000.0".into(),
         runs: vec![InquiredRun { task_type, id, run: 1, started_at: Some(Micros(1)) }],
+        mark: Some(jetlane_schemas::RunToken::draw()),
     };
     let written: &[(&str, Value)] = &[
         ("task-event", json!(task)),

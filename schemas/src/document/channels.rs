@@ -2,8 +2,8 @@
 
 use super::channel::Channel;
 use super::samples::{
-    CONNECTION, EXECUTOR_ID, NUMBER, SAMPLE_INDEX, kv, sample_fit, sample_id, sample_queue, sample_shard, sample_type,
-    template,
+    CONNECTION, EXECUTOR_ID, NUMBER, SAMPLE_INDEX, SAMPLE_RUN, kv, sample_fit, sample_id, sample_queue, sample_shard,
+    sample_type, template,
 };
 use super::streams::{ADVISORIES, DEAD, DONE, LANES, Reader, Sample, Storage, TASKS, TIME};
 use crate::options::Priority;
@@ -41,9 +41,9 @@ pub(super) const CHANNELS: &[Channel] = &[
     },
     Channel {
         name: "schedule",
-        address: || template(&subject::schedule(&sample_queue(), &sample_type(), &sample_id())),
+        address: || template(&subject::schedule(&sample_queue(), &sample_type(), &sample_id(), SAMPLE_RUN)),
         title: "What waits for its time",
-        text: "Delays, retries and cron as message schedules of the server, one subject each. Purging the subject \
+        text: "Delays, retries and cron as message schedules of the server, one subject a run. Purging the subject \
             cancels it.",
         messages: &["schedule"],
         senders: &[SDK, DISPATCHER, EXECUTOR],

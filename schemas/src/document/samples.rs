@@ -18,6 +18,8 @@ const FIT: &str = "gpu";
 const ID: &str = "0190b8f27c1e70008000000000000001";
 const INDEX: &str = "7";
 pub(super) const SAMPLE_INDEX: usize = 7;
+const RUN: &str = "3";
+pub(super) const SAMPLE_RUN: u32 = 3;
 
 pub(super) fn sample_type() -> TaskType {
     TaskType::new(TYPE).expect("a valid name")
@@ -56,6 +58,7 @@ pub(super) fn parameters() -> Vec<(String, Value)> {
         shard,
         parameter("fit", "The class of needs: one token, `any` unless a task states needs.", FIT),
         parameter("index", "The callback's place among those of its task, from 0.", INDEX),
+        parameter("run", "The number of the run that is due then, from 1.", RUN),
         parameter("connection", "A word of the executor's connection.", CONNECTION),
         parameter("executor", "The executor's id: it draws one when it starts.", EXECUTOR_ID),
         parameter("number", "Which of that connection's publishes.", NUMBER),
@@ -84,6 +87,7 @@ pub(super) fn template(subject: &str) -> String {
         ("fit", FIT),
         ("id", ID),
         ("index", INDEX),
+        ("run", RUN),
         ("connection", CONNECTION),
         ("number", NUMBER),
         ("executor", EXECUTOR_ID),

@@ -187,16 +187,16 @@ async fn announce(nats: &Nats, set: &TypesSet, output: &Output) -> Result<Exit, 
         // The queue first: a type must not name one that nobody has announced.
         let new_queue = registry.create(&subject::registry_queue(&entry.queue), &QueueEntry::default()).await;
         let new_queue = new_queue.map_err(failed)?;
-        if !registry.replace(&key, &wanted, revision).await.map_err(failed)? {
+        if registry.replace(&key, &wanted, revision).await.map_err(failed)?.is_none() {
             // Somebody was quicker: what they wrote is what is changed.
             continue;
         }
         let told = serde_json::json!({
-            "type": task_type, "created": created, "queue_created": new_queue, "entry": entry, "set": wanted,
+            "type": task_type, "created": created, "queue_created": new_queue.is_some(), "entry": entry, "set": wanted,
         });
         output.data(&told, || {
             let how = if created { "announced" } else { "changed" };
-            let new = if new_queue { " (new)" } else { "" };
+            let new = if new_queue.is_some() { " (new)" } else { "" };
             let set = match wanted.names().join(", ") {
                 names if names.is_empty() => "nothing is set by hand".into(),
                 names => format!("set by hand: {names}"),

@@ -109,8 +109,7 @@ impl Bus {
             let stored = self.read_claim(&key).await?;
             match self.taken(&task.task_type, &stored, while_taken).await? {
                 Some(Claim { id, state: ClaimState::Submitted, .. }) if *id == task.id => {
-                    if self.last_of(STREAM_TIME, &subject::schedule_in_any_queue(&task.task_type, id)).await?.is_some()
-                    {
+                    if self.last_of(STREAM_TIME, &subject::schedules_of(&task.task_type, id)).await?.is_some() {
                         return Ok(Some(Claimed::Duplicate { id: id.clone(), sequence: 0 }));
                     }
                     return Ok(Some(Claimed::Again { revision: stored.revision }));

@@ -113,15 +113,15 @@ impl Bucket {
         self.store.put(key, json.into()).await.map(|_| ()).map_err(|e| self.failed("put", key, e.into()))
     }
 
-    /// Writes a value where there is none; says whether it did.
+    /// Writes a value where there is none; returns its revision, `None` where there is one.
     ///
     /// # Errors
     /// [`Error::Kv`].
-    pub async fn create<T: Serialize>(&self, key: &str, value: &T) -> Result<bool, Error> {
+    pub async fn create<T: Serialize>(&self, key: &str, value: &T) -> Result<Option<u64>, Error> {
         let json = serde_json::to_vec(value).map_err(|e| self.failed("write", key, e.into()))?;
         match self.store.create(key, json.into()).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => Ok(false),
+            Ok(revision) => Ok(Some(revision)),
+            Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => Ok(None),
             Err(error) => Err(self.failed("create", key, error.into())),
         }
     }
@@ -141,15 +141,15 @@ impl Bucket {
         Ok((Some(value), entry.revision))
     }
 
-    /// Writes a value if the key is still at this revision; says whether it did.
+    /// Writes a value if the key is still at this revision; returns the new one, `None` where it is not.
     ///
     /// # Errors
     /// [`Error::Kv`].
-    pub async fn replace<T: Serialize>(&self, key: &str, value: &T, revision: u64) -> Result<bool, Error> {
+    pub async fn replace<T: Serialize>(&self, key: &str, value: &T, revision: u64) -> Result<Option<u64>, Error> {
         let json = serde_json::to_vec(value).map_err(|e| self.failed("write", key, e.into()))?;
         match self.store.update(key, json.into(), revision).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(false),
+            Ok(revision) => Ok(Some(revision)),
+            Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(None),
             Err(error) => Err(self.failed("put", key, error.into())),
         }
     }
@@ -163,6 +163,18 @@ impl Bucket {
             self.delete_for(key, MARK_AGE).await
         } else {
             self.store.delete(key).await.map_err(|e| self.failed("delete", key, e.into()))
+        }
+    }
+
+    /// Removes a key if it is still at this revision; says whether it did.
+    ///
+    /// # Errors
+    /// [`Error::Kv`].
+    pub async fn delete_revision(&self, key: &str, revision: u64) -> Result<bool, Error> {
+        match self.store.delete_expect_revision(key, Some(revision)).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(false),
+            Err(error) => Err(self.failed("delete", key, error.into())),
         }
     }
 
@@ -407,6 +419,6 @@ mod tests {
         let marks = marks.expect("read");
         assert_eq!(marks.len(), 1, "the value is gone");
         assert!(marks[0].headers.get(header::TTL).is_some(), "its mark stays for ever: {:?}", marks[0].headers);
-        assert!(bucket.create("shards.default.a", &2).await.expect("answered"), "the key can be made again");
+        assert!(bucket.create("shards.default.a", &2).await.expect("answered").is_some(), "the key can be made again");
     }
 }

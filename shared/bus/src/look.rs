@@ -144,22 +144,26 @@ impl Bus {
         Ok(Some(all.saturating_sub(message.behind + 1)))
     }
 
-    /// The schedule of a task with this id that is not due yet: when it is, and the task. `None` where it has none.
+    /// The schedule of a task with this id that is not due yet, of its latest run: when it is, and the task. `None` where
+    /// it has none.
     ///
     /// # Errors
     /// [`Error::Read`].
     pub async fn scheduled(&self, id: &TaskId) -> Result<Option<(Micros, TaskEvent)>, Error> {
         let filter = subject::schedules_of_id(id);
         let failed = |source: Source| Error::Read { stream: STREAM_TIME.into(), what: filter.clone(), source };
+        let mut latest = None::<(Micros, TaskEvent)>;
         for subject in self.subject_counts(STREAM_TIME, &filter).await?.keys() {
             let Some((headers, body)) = self.last(STREAM_TIME, subject).await? else { continue };
             let at = headers.get(header::SCHEDULE).and_then(|when| clock::parse_rfc3339(when.strip_prefix("@at ")?));
             let mut tasks = frame::decode_bundle(&body).map_err(|e| failed(e.into()))?;
-            if let (Some(at), Some(task)) = (at, tasks.pop()) {
-                return Ok(Some((at, task)));
+            if let (Some(at), Some(task)) = (at, tasks.pop())
+                && latest.as_ref().is_none_or(|(_, other)| other.run < task.run)
+            {
+                latest = Some((at, task));
             }
         }
-        Ok(None)
+        Ok(latest)
     }
 
     /// Finds a dead letter by its task's id alone: the task, and how it ended.
@@ -287,14 +291,14 @@ mod tests {
         let (_server, bus) = place().await;
         let registry: Bucket = bus.bucket(BUCKET_REGISTRY).await.expect("there");
         assert_eq!(registry.get_revision::<u32>("k").await.expect("read"), (None, 0));
-        assert!(registry.replace("k", &1_u32, 0).await.expect("asked"));
+        assert!(registry.replace("k", &1_u32, 0).await.expect("asked").is_some());
         let (value, revision) = registry.get_revision::<u32>("k").await.expect("read");
         assert_eq!(value, Some(1));
-        assert!(registry.replace("k", &2_u32, revision).await.expect("asked"));
-        assert!(!registry.replace("k", &3_u32, revision).await.expect("asked"), "somebody was quicker");
+        assert!(registry.replace("k", &2_u32, revision).await.expect("asked").is_some());
+        assert!(registry.replace("k", &3_u32, revision).await.expect("asked").is_none(), "somebody was quicker");
         registry.delete("k").await.expect("deleted");
         let (value, revision) = registry.get_revision::<u32>("k").await.expect("read");
         assert_eq!(value, None);
-        assert!(registry.replace("k", &4_u32, revision).await.expect("asked"), "over the mark");
+        assert!(registry.replace("k", &4_u32, revision).await.expect("asked").is_some(), "over the mark");
     }
 }

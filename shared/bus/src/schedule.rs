@@ -33,20 +33,20 @@ impl Bus {
             headers.push(header::SCHEDULE_TARGET, due);
             // A fire has no message id of the server's: the id travels in a header of our own.
             headers.push(header::TASK_ID, task.id.as_str());
-            (subject::schedule(&task.queue, &task.task_type, &task.id), headers)
+            (subject::schedule(&task.queue, &task.task_type, &task.id, task.run), headers)
         };
         let out =
             Outgoing { message_id: Some(task.message_id(Hop::Due)), expect: Expect::Anything, subject, headers, body };
         self.publish(out).await
     }
 
-    /// Removes the pending schedule of a task that has ended, whatever its queue. Nobody else will see that task: what
+    /// Removes the pending schedules of a task that has ended, whatever its queue. Nobody else will see that task: what
     /// its completion triggers is stored first.
     ///
     /// # Errors
     /// [`Error::Read`], [`Error::Publish`], [`Error::Refused`], [`Error::Delete`].
     pub async fn end_schedule(&self, done: &Completion) -> Result<(), Error> {
-        let filter = subject::schedule_in_any_queue(&done.task_type, &done.id);
+        let filter = subject::schedules_of(&done.task_type, &done.id);
         let Some((sequence, task)) = self.last_schedule(&filter).await? else { return Ok(()) };
         if let Some(task) = task {
             self.trigger_of_task(done, &task).await?;
@@ -118,5 +118,30 @@ impl Bus {
                 Some(_) => Err(failed(error.into())),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::stage::place;
+    use crate::topology::Settings;
+    use jetlane_schemas::{Outcome, QueueName, TaskId, TaskType};
+
+    #[tokio::test]
+    async fn copy_of_an_earlier_run_replaces_no_later_schedule() {
+        let (_server, bus) = place().await;
+        bus.ensure(&Settings::default()).await.expect("made");
+        let task_type = TaskType::new("a.b").expect("valid");
+        let first = TaskEvent::new(TaskId::generate(), task_type, QueueName::default_queue(), clock::now(), vec![]);
+        let later = TaskEvent { run: 3, ..first.clone() };
+        let at = clock::after(Duration::from_secs(3_600));
+        for task in [&later, &first] {
+            bus.store_due(task, at).await.expect("an answer").or_refused("the schedule").expect("stored");
+        }
+        assert_eq!(bus.scheduled(&first.id).await.expect("read").map(|(_, task)| task.run), Some(3));
+        let ended = Completion::of(&first, Outcome::Cancelled, clock::now());
+        bus.end_schedule(&ended).await.expect("purged");
+        assert_eq!(bus.scheduled(&first.id).await.expect("read"), None);
     }
 }

@@ -3,6 +3,7 @@
 //! code (design, decision 19: a delivery is not an attempt).
 
 use jetlane_schemas::Micros;
+use jetlane_schemas::inquiry::MarkStage;
 use std::time::Duration;
 
 /// How long a run waits for an owner whose connection is gone. Longer than a reconnect: pauses of 2 s at most,
@@ -99,8 +100,22 @@ pub enum Suspicion {
 pub struct Mark {
     /// The run that began.
     pub run: u32,
-    /// How many times it began, as far as is known.
+    /// How many times it began, as far as is known. 0 for a run that is stored and has not begun.
     pub begun: u32,
+    /// How far it came.
+    pub stage: MarkStage,
+}
+
+impl Mark {
+    /// The mark of the run that follows: it is stored and has not begun.
+    pub fn next(self) -> Self {
+        Self { run: self.run.saturating_add(1), begun: 0, stage: MarkStage::Begun }
+    }
+
+    /// The mark of the same run once its handler has answered with a next run.
+    pub fn answered(self) -> Self {
+        Self { stage: MarkStage::Answered, ..self }
+    }
 }
 
 /// What those who may run a task answer.
@@ -116,6 +131,8 @@ pub enum Owner {
     Gone,
     /// The executor that began it says that it does not run it any more.
     Disowns,
+    /// The executor that stored its mark says that the handler never began.
+    NeverBegan,
 }
 
 /// What is known of a run from elsewhere.
@@ -202,6 +219,22 @@ pub fn needs_inquiry(run: &Run) -> bool {
     is_redelivered(run) || (run.retries == 0 && run.suspicion == Suspicion::Suspect)
 }
 
+/// Whether everybody is asked who runs it: its message was delivered before, so that an executor may hold it.
+/// Of another copy of a task without retries its mark tells who began it.
+pub fn is_asked_of_everybody(run: &Run) -> bool {
+    is_redelivered(run)
+}
+
+/// Whether a mark says that this run, or a copy of it, has begun. A task without retries that was handed back before
+/// it began may have a copy with a lower number; of others an earlier run is over.
+pub fn counts(run: &Run, mark: Mark) -> bool {
+    match mark.run.cmp(&run.run) {
+        std::cmp::Ordering::Equal => mark.begun > 0,
+        std::cmp::Ordering::Less => run.retries == 0 && mark.begun > 0 && mark.stage == MarkStage::Begun,
+        std::cmp::Ordering::Greater => false,
+    }
+}
+
 /// Whether a mark is stored before the handler of a run begins: the task must not run twice, or an executor
 /// may have died of it.
 pub fn is_marked(run: &Run) -> bool {
@@ -226,7 +259,7 @@ pub fn judge(run: &Run, evidence: &Evidence, now: Micros) -> Verdict {
     if evidence.mark.is_some_and(|mark| mark.run > run.run) {
         return Verdict::Superseded;
     }
-    let mark = evidence.mark.filter(|mark| mark.run == run.run);
+    let mark = evidence.mark.filter(|mark| counts(run, *mark) && evidence.owner != Owner::NeverBegan);
     if mark.is_some() && evidence.waited < patience(run, evidence.owner) {
         return Verdict::WaitForOwner;
     }
@@ -243,7 +276,7 @@ pub fn judge(run: &Run, evidence: &Evidence, now: Micros) -> Verdict {
         // Written before a crash was counted apart from an attempt.
         return Verdict::Crashed { runs: run.attempts };
     }
-    let begun = Mark { run: run.run, begun: crashes.saturating_add(1) };
+    let begun = Mark { run: run.run, begun: crashes.saturating_add(1), stage: MarkStage::Begun };
     let marking = if is_marked(run) { Marking::Store(begun) } else { Marking::None };
     Verdict::Begin(Begin { attempt: run.attempts.saturating_add(1), crashes, marking })
 }
@@ -253,16 +286,18 @@ pub fn judge(run: &Run, evidence: &Evidence, now: Micros) -> Verdict {
 fn patience(run: &Run, owner: Owner) -> Duration {
     match owner {
         _ if run.retries > 0 => Duration::ZERO,
-        Owner::Disowns => Duration::ZERO,
+        Owner::Disowns | Owner::NeverBegan => Duration::ZERO,
         Owner::Silent => OUTAGE_MAX,
         Owner::Gone | Owner::Unknown | Owner::Runs => RECONNECT_GRACE,
     }
 }
 
 /// How many runs of this hand-over may have begun and ended with their executors. Without a mark only the first
-/// delivery can have begun, and not where a mark would have been stored before.
+/// delivery can have begun, and not where a mark would have been stored before. A run that has answered did not end with
+/// its executor, but one that must not run twice does not begin again.
 fn crashes(run: &Run, mark: Option<Mark>) -> u32 {
     match mark {
+        Some(mark) if mark.stage == MarkStage::Answered && run.retries > 0 => mark.begun.saturating_sub(1),
         Some(mark) => mark.begun,
         None if run.retries == 0 => 0,
         None => u32::from(run.delivered > 1),

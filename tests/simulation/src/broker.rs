@@ -58,8 +58,10 @@ pub enum Subject {
     Due(usize),
     /// The bundle lane of a priority.
     Lane(usize),
-    /// A schedule, completion, dead letter, cancellation or claim: one a task.
+    /// A completion, dead letter, cancellation or claim: one a task.
     Of(Rc<str>),
+    /// The schedule of a run.
+    Schedule(Rc<str>, u32),
     /// A callback.
     Callback(Rc<str>, usize),
     /// The begin mark of a task.
@@ -112,10 +114,8 @@ pub enum Body {
     Holder(usize),
     /// A run that began.
     Mark {
-        /// The run.
-        run: u32,
-        /// How many times it began.
-        begun: u32,
+        /// The mark.
+        mark: jetlane_core::run::Mark,
         /// Who began it last.
         token: RunToken,
         /// In which process.
@@ -387,10 +387,10 @@ impl Broker {
         }
     }
 
-    /// Removes all messages of a subject.
-    pub fn purge(&mut self, stream: Stream, subject: &Subject) {
-        let all: Vec<u64> =
-            self.peek(stream).by_subject.get(subject).map(|all| all.iter().copied().collect()).unwrap_or_default();
+    /// Removes all messages of these subjects.
+    pub fn purge(&mut self, stream: Stream, is_so: impl Fn(&Subject) -> bool) {
+        let of_subjects = self.peek(stream).by_subject.iter().filter(|(subject, _)| is_so(subject));
+        let all: Vec<u64> = of_subjects.flat_map(|(_, all)| all.iter().copied()).collect();
         all.into_iter().for_each(|sequence| drop(self.remove(stream, sequence)));
     }
 

@@ -392,7 +392,7 @@ impl Leader {
                     .collect();
                 of_id.into_iter().for_each(|entry| self.core.on(now, Event::Cancelled(entry)));
             }
-            Letter::News(News::Cancelled(_) | News::Question(..) | News::CreditWanted) => {}
+            Letter::News(News::Cancelled(_) | News::Question(..) | News::OwnerQuestion(..) | News::CreditWanted) => {}
             Letter::ToLane(entries, published) => self.sent_to_lane(entries, published).await,
             // A later run is stored, or its completion is.
             Letter::Away(entry, true) => {

@@ -73,6 +73,10 @@ struct State {
     /// Tasks whose handler is at work, or whose result is not stored.
     running: BTreeMap<Rc<str>, usize>,
     cancelled: BTreeSet<Rc<str>>,
+    /// Marks that are being stored.
+    undecided: Vec<RunToken>,
+    /// Marks whose handlers never began.
+    never_began: Vec<RunToken>,
     ended: Vec<RunEnded>,
     /// Pulls: lane, messages that are still to come, end.
     pulls: Vec<(usize, u32, Time)>,
@@ -175,6 +179,18 @@ impl Executor {
                     // The answer's way is the question's.
                     answers.send(());
                 }
+            }
+            News::OwnerQuestion(id, token, answers) => {
+                let state = self.state.borrow();
+                let owner = if state.running.contains_key(&id) || state.undecided.contains(&token) {
+                    Owner::Runs
+                } else if state.never_began.contains(&token) {
+                    Owner::NeverBegan
+                } else {
+                    Owner::Disowns
+                };
+                drop(state);
+                answers.send(owner);
             }
             News::CreditWanted => self.announce(),
             News::Credit(_) => {}
@@ -409,8 +425,12 @@ impl Executor {
         }
     }
 
-    /// Gives a task back to its queue without spending an attempt.
+    /// Gives a task back to its queue without spending an attempt. One that may run elsewhere goes back as the same run.
     async fn hand_back(self: &Rc<Self>, job: Job) {
+        if needs_inquiry(&self.facts(&job)) {
+            self.over(&job, Settled::No, (RunEnd::NotRun, 0)).await;
+            return;
+        }
         let next = TaskEvent { run: job.task.run.saturating_add(1), ..TaskEvent::clone(&job.task) };
         let settled = self.store_next(&job, next, 0).await;
         self.over(&job, settled, (RunEnd::NotRun, 0)).await;
@@ -442,6 +462,12 @@ impl Executor {
 
     /// Sends on what has not completed of a bundle, each task alone, then acks it.
     async fn take_apart(self: &Rc<Self>, rank: usize, delivery: &Delivery, tasks: &[Rc<TaskEvent>]) {
+        for task in tasks {
+            // Whoever runs it goes on, under this delivery.
+            if is_run_by_anybody(&self.site, self.process, &task.id.as_str().into(), Some(delivery.clone())).await {
+                return;
+            }
+        }
         for task in tasks {
             let id: Rc<str> = task.id.as_str().into();
             match self.site.read_done(self.process, &id, PUBLISH_DEADLINE).await {
@@ -503,10 +529,12 @@ impl Executor {
                     if begin.marking != Marking::None {
                         site.checker.borrow_mut().marks(index, process, self.now());
                     }
+                    self.state.borrow_mut().undecided.push(token);
                     if self.mark(&id, begin, mark_at, token).await {
                         marked_at = asked;
                         break begin;
                     }
+                    self.never_begins(token);
                 }
                 Verdict::Completed => {
                     return match site.read_done(process, &id, PUBLISH_DEADLINE).await {
@@ -521,26 +549,29 @@ impl Executor {
                     waited += LOOK_AGAIN;
                 }
                 Verdict::Expired => return self.end(job, Outcome::Expired, "expired", 0).await,
-                Verdict::Crashed { .. } => {
-                    if self.is_settled_elsewhere(job).await {
-                        return Settled::Yes;
-                    }
-                    return self.end(job, Outcome::Failed, "crashed", 0).await;
-                }
+                Verdict::Crashed { .. } => return self.end(job, Outcome::Failed, "crashed", 0).await,
             }
         };
         if begin.marking != Marking::None {
             site.point(process, Point::ExecutorAfterMark).await;
+            if !self.holds(&job.message) {
+                self.never_begins(token);
+                return self.given_up();
+            }
             // Cancelled while the mark was on its way.
             if self.state.borrow().cancelled.contains(&id) {
+                self.never_begins(token);
                 return Settled::Yes;
             }
-            if self.now() > marked_at + EVIDENCE_AGE_MAX
+            if (is_suspect(&self.facts(job)) || self.now() > marked_at + EVIDENCE_AGE_MAX)
+                && !self.has(Mutant::SuspectsNotLookedUp)
                 && let Some(Some(done)) = site.read_done(process, &id, PUBLISH_DEADLINE).await
             {
+                self.never_begins(token);
                 return self.finish(&done).await;
             }
         }
+        self.state.borrow_mut().undecided.retain(|other| *other != token);
         *self.state.borrow_mut().running.entry(Rc::clone(&id)).or_default() += 1;
         let began = self.now();
         let ended = self.handle(job, &id).await;
@@ -555,6 +586,36 @@ impl Executor {
             }
         }
         settled
+    }
+
+    /// The handler of a mark that is, or may be, stored does not begin.
+    fn never_begins(&self, token: RunToken) {
+        let mut state = self.state.borrow_mut();
+        state.undecided.retain(|other| *other != token);
+        state.never_began.push(token);
+    }
+
+    /// Moves the mark of a run on; `false` where another executor has stored one since.
+    async fn advance(self: &Rc<Self>, id: &Rc<str>, token: RunToken, to: Mark) -> bool {
+        let (site, process) = (&self.site, self.process);
+        let subject = Subject::Mark(Rc::clone(id));
+        let advance = move |broker: &mut Broker, now| match broker.last(Stream::Notes, &subject) {
+            Some((_, message)) => match message.body {
+                Body::Mark { token: stored, owner, .. } if stored == token => {
+                    let body = Body::Mark { mark: to, token, owner };
+                    broker.publish(now, &Publish::new(Stream::Notes, subject.clone(), body));
+                    true
+                }
+                Body::Mark { .. }
+                | Body::Tasks(_)
+                | Body::Done(_)
+                | Body::Holder(_)
+                | Body::Claim(_)
+                | Body::Nothing => false,
+            },
+            None => false,
+        };
+        site.ask(process, Hop::Mark, Stream::Notes, advance, PUBLISH_DEADLINE).await == Some(true)
     }
 
     fn facts(&self, job: &Job) -> Run {
@@ -591,15 +652,12 @@ impl Executor {
         };
         let mut mark_at = 0;
         let mut owner_is = None;
-        if let Some((at, Body::Mark { run, begun, owner, .. })) =
+        if let Some((at, Body::Mark { mark, owner, token })) =
             site.ask(process, Hop::Mark, Stream::Notes, read, PUBLISH_DEADLINE).await?
         {
             mark_at = at;
-            // Handed back before it began: a mark of an earlier run is of a copy of it.
-            let of_this = this.retries == 0 && this.yields == 0 && run < this.run;
-            evidence.mark =
-                Some(Mark { run: if of_this && !self.has(Mutant::MarkOfOneRun) { this.run } else { run }, begun });
-            owner_is = Some(owner);
+            evidence.mark = Some(mark).filter(|mark| mark.run >= this.run || !self.has(Mutant::MarkOfOneRun));
+            owner_is = Some((owner, token));
         }
         if needs_inquiry(this) || evidence.mark.is_some() {
             evidence.owner = self.owner(id, owner_is, delivery).await;
@@ -608,16 +666,8 @@ impl Executor {
         Some((evidence, mark_at))
     }
 
-    /// Whether the message of a run has left its lane: somebody has settled it, and what looks like a crash is none.
-    async fn is_settled_elsewhere(self: &Rc<Self>, job: &Job) -> bool {
-        let delivery = job.message.delivery.borrow().clone();
-        let read = move |broker: &mut Broker, _| broker.holds(Stream::Lanes, delivery.sequence);
-        let is_held = self.site.ask(self.process, Hop::ReadDone, Stream::Lanes, read, PUBLISH_DEADLINE).await;
-        is_held == Some(false) && !self.has(Mutant::CrashNotChecked)
-    }
-
     /// Asks whether anybody runs a task.
-    async fn owner(self: &Rc<Self>, id: &Rc<str>, marked_by: Option<usize>, delivery: Delivery) -> Owner {
+    async fn owner(self: &Rc<Self>, id: &Rc<str>, marked_by: Option<(usize, RunToken)>, delivery: Delivery) -> Owner {
         let (site, process) = (&self.site, self.process);
         if self.state.borrow().running.contains_key(id) {
             return Owner::Runs;
@@ -627,23 +677,39 @@ impl Executor {
         }
         match marked_by {
             None => Owner::Unknown,
-            Some(owner) if owner == process.0 => Owner::Gone,
-            Some(owner) if site.is_connected(owner) => Owner::Silent,
+            Some((owner, token)) if owner == process.0 => {
+                if self.state.borrow().never_began.contains(&token) {
+                    Owner::NeverBegan
+                } else {
+                    Owner::Disowns
+                }
+            }
+            Some((owner, token)) if site.is_connected(owner) => {
+                let answers = Mailbox::new(&site.world);
+                let question = News::OwnerQuestion(Rc::clone(id), token, answers.clone());
+                site.network.notify(process, Process(owner), Hop::Question, &question);
+                site.world.timeout(OWNER_TIMEOUT, answers.take()).await.unwrap_or(Owner::Silent)
+            }
             Some(_) => Owner::Gone,
         }
     }
 
     /// Stores the mark of a run that is to begin; `false` where another was first.
     async fn mark(self: &Rc<Self>, id: &Rc<str>, begin: Begin, last: u64, token: RunToken) -> bool {
-        let Marking::Store(Mark { run, begun }) = begin.marking else { return true };
+        let Marking::Store(mark) = begin.marking else { return true };
         if self.has(Mutant::BeginNotMarked) {
             return true;
         }
+        self.store_mark(id, mark, last, token).await
+    }
+
+    /// Stores a mark where the last one is at this sequence; `false` where another was first.
+    async fn store_mark(self: &Rc<Self>, id: &Rc<str>, mark: Mark, last: u64, token: RunToken) -> bool {
         let (site, process) = (&self.site, self.process);
         let subject = Subject::Mark(Rc::clone(id));
         let out = Publish {
             expect: Expect::Last(last),
-            ..Publish::new(Stream::Notes, subject.clone(), Body::Mark { run, begun, token, owner: process.0 })
+            ..Publish::new(Stream::Notes, subject.clone(), Body::Mark { mark, token, owner: process.0 })
         };
         let store = move |broker: &mut Broker, now| match broker.publish(now, &out) {
             Answer::Stored(_) | Answer::Duplicate(_) => true,
@@ -726,7 +792,17 @@ impl Executor {
                 let delay = Time::try_from(delay.as_micros()).unwrap_or(Time::MAX);
                 let run = job.task.run.saturating_add(1);
                 let next = TaskEvent { run, attempts, ..TaskEvent::clone(&job.task) };
-                self.store_next(job, next, delay).await
+                let id: Rc<str> = job.task.id.as_str().into();
+                let Marking::Store(mark) = begin.marking else { return self.store_next(job, next, delay).await };
+                let is_marked = !self.has(Mutant::BeginNotMarked) && !self.has(Mutant::MarkNotMovedOn);
+                if is_marked && !self.advance(&id, token, mark.answered()).await {
+                    return Settled::No;
+                }
+                let settled = self.store_next(job, next, delay).await;
+                if settled == Settled::Yes && is_marked && !self.advance(&id, token, mark.next()).await {
+                    return Settled::No;
+                }
+                settled
             }
         }
     }
@@ -769,7 +845,9 @@ impl Executor {
                     Settled::No
                 }
             }
-            Completed::Won | Completed::Lost(_) => Settled::Yes,
+            Completed::Won => Settled::Yes,
+            // Whoever stored it may have died before its dead letter.
+            Completed::Lost(done) => self.finish(&done).await,
         }
     }
 }

@@ -53,8 +53,8 @@ pub enum Mutant {
     MarkOfOneRun,
     /// A task that is given up because its lease is over counts as settled.
     GivenUpIsSettled,
-    /// A run counts as crashed although its message was settled.
-    CrashNotChecked,
+    /// A marked run whose handler has answered counts as begun for good.
+    MarkNotMovedOn,
     /// What a leader read before it lost its lease is dispatched by its successor as if nobody had.
     TakeOverTrustsAll,
 }
@@ -87,7 +87,7 @@ impl Mutant {
         Self::NextRunTrusted,
         Self::MarkOfOneRun,
         Self::GivenUpIsSettled,
-        Self::CrashNotChecked,
+        Self::MarkNotMovedOn,
         Self::TakeOverTrustsAll,
     ];
 }

@@ -3,6 +3,8 @@
 use crate::broker::{Broker, Delivery, Record, Stream};
 use crate::plan::{Effect, Fault, Hop, Plan, mix};
 use crate::world::{Mailbox, Process, SECOND, Time, World};
+use jetlane_core::run::Owner;
+use jetlane_schemas::RunToken;
 use jetlane_schemas::frame::Credit;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -49,6 +51,8 @@ pub enum News {
     Noted(Rc<str>),
     /// Whether the process runs a task, and the delivery of it that whoever asks has.
     Question(Rc<str>, Option<Delivery>, Mailbox<()>),
+    /// What the process that stored a mark says of it.
+    OwnerQuestion(Rc<str>, RunToken, Mailbox<Owner>),
     /// Executors are to announce their credit.
     CreditWanted,
 }

@@ -441,7 +441,7 @@ impl Site {
             Publish { id: message_id, ..Publish::new(Stream::Time, due, body) }
         } else {
             let schedule = Some((at, due));
-            Publish { id: message_id, schedule, ..Publish::new(Stream::Time, Subject::Of(id), body) }
+            Publish { id: message_id, schedule, ..Publish::new(Stream::Time, Subject::Schedule(id, next.run), body) }
         };
         self.publish(from, Hop::ToDue, out, deadline).await != Published::Unknown
     }

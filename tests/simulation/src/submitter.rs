@@ -151,8 +151,9 @@ async fn cancel_task(site: Rc<Site>, process: Process, index: usize, planned: Pl
     for executor in site.live(Role::Executor) {
         site.network.notify(process, executor, Hop::Cancel, &News::Cancelled(Rc::clone(&id)));
     }
-    let subject = Subject::Of(Rc::clone(&id));
-    let purge = move |broker: &mut crate::broker::Broker, _| broker.purge(Stream::Time, &subject);
+    let purge = move |broker: &mut crate::broker::Broker, _| {
+        broker.purge(Stream::Time, |subject| matches!(subject, Subject::Schedule(of, _) if *of == id));
+    };
     site.ask(process, Hop::Consumer, Stream::Time, purge, PUBLISH_DEADLINE).await;
     if matches!(completed, Completed::Won) {
         site.checker.borrow_mut().cancelled(index, site.world.now());

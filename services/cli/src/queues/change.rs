@@ -96,7 +96,7 @@ pub(super) async fn run(bus: &Bus, queue: &QueueName, wanted: &Wanted, output: &
         let after = wanted.apply(&before)?;
         let changed = differences(&before, &after);
         if known.as_ref() != Some(&after)
-            && !registry.replace(&key, &after, revision).await.map_err(|error| failed(&error))?
+            && registry.replace(&key, &after, revision).await.map_err(|error| failed(&error))?.is_none()
         {
             // Somebody was quicker: what they wrote is what is changed.
             continue;

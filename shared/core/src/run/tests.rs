@@ -13,6 +13,10 @@ const RUN: Run = Run {
     freshness: Freshness::Fresh,
     suspicion: Suspicion::None,
 };
+fn mark(run: u32, begun: u32) -> Mark {
+    Mark { run, begun, stage: MarkStage::Begun }
+}
+
 const NOW: Micros = Micros(1_000);
 
 fn arrived(delivered: u64, tasks: usize) -> Arrived {
@@ -48,7 +52,7 @@ fn first_delivery_begins_without_a_mark_unless_the_task_must_not_run_twice() {
     let begin = began(judge(&RUN, &Evidence::NONE, NOW));
     assert_eq!((begin.attempt, begin.number(), begin.marking), (1, 1, Marking::None));
     let once = Run { retries: 0, ..RUN };
-    let mark = Mark { run: 1, begun: 1 };
+    let mark = mark(1, 1);
     assert_eq!(began(judge(&once, &Evidence::NONE, NOW)).marking, Marking::Store(mark));
 }
 
@@ -72,7 +76,7 @@ fn deliveries_that_may_have_begun_count_once_and_not_as_attempts() {
 #[test]
 fn task_without_retries_that_began_elsewhere_waits_for_its_owner_and_then_is_crashed() {
     let run = Run { retries: 0, delivered: 2, ..RUN };
-    let evidence = |owner, waited| Evidence { mark: Some(Mark { run: 1, begun: 1 }), owner, waited, ..Evidence::NONE };
+    let evidence = |owner, waited| Evidence { mark: Some(mark(1, 1)), owner, waited, ..Evidence::NONE };
     let almost = |limit: Duration| limit - Duration::from_millis(1);
     let crashed = Verdict::Crashed { runs: 1 };
     assert_eq!(judge(&run, &evidence(Owner::Runs, OUTAGE_MAX), NOW), Verdict::LeaveToOwner);
@@ -124,11 +128,38 @@ fn only_redeliveries_and_what_must_not_run_twice_are_asked_for() {
 }
 
 #[test]
-fn mark_of_another_run_counts_for_nothing_and_a_later_one_supersedes() {
-    let run = Run { run: 3, retries: 0, ..RUN };
-    let evidence = |run| Evidence { mark: Some(Mark { run, begun: 1 }), ..Evidence::NONE };
+fn mark_of_an_earlier_run_counts_for_nothing_and_a_later_one_supersedes() {
+    let run = Run { run: 3, ..RUN };
+    let evidence = |run| Evidence { mark: Some(mark(run, 1)), ..Evidence::NONE };
     assert_eq!(began(judge(&run, &evidence(2), NOW)).crashes, 0);
     assert_eq!(judge(&run, &evidence(4), NOW), Verdict::Superseded);
+}
+
+#[test]
+fn earlier_run_of_a_task_without_retries_that_began_is_a_copy_that_began() {
+    let run = Run { run: 3, retries: 0, ..RUN };
+    let evidence = |mark| Evidence { mark: Some(mark), owner: Owner::Disowns, ..Evidence::NONE };
+    assert_eq!(judge(&run, &evidence(mark(2, 1)), NOW), Verdict::Crashed { runs: 1 });
+    assert_eq!(began(judge(&run, &evidence(mark(2, 1).answered()), NOW)).crashes, 0, "it yielded");
+    assert_eq!(began(judge(&run, &evidence(mark(2, 1).next()), NOW)).crashes, 0, "this run has not begun");
+}
+
+#[test]
+fn run_that_answered_did_not_end_with_its_executor() {
+    let run = Run { run: 2, retries: 1, delivered: 3, ..RUN };
+    let evidence = |mark| Evidence { mark: Some(mark), owner: Owner::Gone, waited: OUTAGE_MAX, ..Evidence::NONE };
+    assert_eq!(judge(&run, &evidence(mark(2, 2)), NOW), Verdict::Crashed { runs: 2 });
+    assert_eq!(began(judge(&run, &evidence(mark(2, 2).answered()), NOW)).crashes, 1);
+    let once = Run { retries: 0, ..run };
+    assert_eq!(judge(&once, &evidence(mark(2, 1).answered()), NOW), Verdict::Crashed { runs: 1 }, "it began");
+    assert_eq!(judge(&once, &evidence(mark(2, 1).next()), NOW), Verdict::Superseded, "its next run is stored");
+}
+
+#[test]
+fn mark_of_a_handler_that_never_began_counts_for_nothing() {
+    let once = Run { retries: 0, delivered: 2, ..RUN };
+    let evidence = Evidence { mark: Some(mark(1, 1)), owner: Owner::NeverBegan, ..Evidence::NONE };
+    assert_eq!(began(judge(&once, &evidence, NOW)).crashes, 0);
 }
 
 #[test]
@@ -162,7 +193,7 @@ fn success_is_stored_whoever_holds_the_task_and_other_answers_are_kept_for_an_ou
 proptest! {
     #[test]
     fn task_without_retries_begins_only_where_no_run_of_it_has_begun(delivered in 1..200_u64, begun: Option<u32>) {
-        let mark = begun.map(|begun| Mark { run: 1, begun: begun.max(1) });
+        let mark = begun.map(|begun| mark(1, begun.max(1)));
         let evidence = Evidence { mark, waited: OUTAGE_MAX, ..Evidence::NONE };
         let begins = matches!(judge(&Run { retries: 0, delivered, ..RUN }, &evidence, NOW), Verdict::Begin(_));
         prop_assert_eq!(begins, mark.is_none());
@@ -171,7 +202,7 @@ proptest! {
     #[test]
     fn no_numbers_make_it_panic(run: u32, attempts: u32, retries: u32, begun: u32, delivered: u64) {
         let run = Run { run, attempts, retries, delivered, ..RUN };
-        let mark = Some(Mark { run: run.run, begun });
+        let mark = Some(mark(run.run, begun));
         let _verdict = judge(&run, &Evidence { mark, ..Evidence::NONE }, NOW);
     }
 }

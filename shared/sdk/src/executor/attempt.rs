@@ -7,7 +7,7 @@ use super::credit::Ledger;
 use super::governor::Governor;
 use super::lanes::Job;
 use super::limit::Usual;
-use super::mark::{self, Found};
+use super::mark::{self, Found, Stored, Unbegun};
 use super::next_run::{self, Next};
 use super::note::Note;
 use super::owners::{Owners, inquired};
@@ -23,8 +23,8 @@ use futures::future::BoxFuture;
 use jetlane_bus::{Bus, Fault, clock, trace};
 use jetlane_core::run::{self, Begin, Evidence, Marking, OUTAGE_MAX, Owner, Suspicion, Verdict, judge, needs_inquiry};
 use jetlane_schemas::frame::RunEnd;
-use jetlane_schemas::inquiry::InquiryReply;
-use jetlane_schemas::{Completion, Failure, Micros, Outcome, QueueName, RunToken, TaskType, TypeEntry};
+use jetlane_schemas::inquiry::{BeginMark, InquiryReply};
+use jetlane_schemas::{Completion, Failure, Micros, Outcome, QueueName, RunToken, TaskEvent, TaskType, TypeEntry};
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
@@ -39,6 +39,11 @@ use tracing::{Instrument, Span};
 const UNSERVED_DELAY: Duration = Duration::from_secs(1);
 /// How often a run that waits for its owner asks again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Why a task without retries failed whose handler did not end in the drain time.
+const INTERRUPTED: &str =
+    "its executor stopped before the handler ended, and the task has no retries: give the executor a longer drain time";
+/// Evidence that is older when a handler is about to begin is looked at once more: storing a mark may wait for an election.
+const EVIDENCE_AGE_MAX: Duration = Duration::from_secs(1);
 /// The pause before something that the broker did not take is stored again.
 const STORE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
@@ -53,6 +58,7 @@ pub(crate) struct Desk {
     pub(crate) completing: Completing,
     pub(crate) owners: Arc<Owners>,
     pub(crate) cancelled: Arc<Cancelled>,
+    pub(crate) unbegun: Arc<Unbegun>,
 }
 
 /// A type that is served.
@@ -123,8 +129,8 @@ pub(crate) enum Settled {
 /// What is known of a task that was delivered again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Inquired {
-    /// It waits for a slot.
-    Ready,
+    /// It waits for a slot. The owner of this mark, if there is one, was waited for in vain.
+    Ready(Option<RunToken>),
     /// It is not to run here.
     Over(Settled),
 }
@@ -181,10 +187,10 @@ async fn settle(desk: &Desk, job: &Job, over: &mut Over) -> Outcomes {
     }
     let (now, delivered) = (clock::now(), delivered(job, serving));
     let token = RunToken::draw();
-    let verdict = if run::is_marked(&delivered) {
+    let (verdict, mark) = if run::is_marked(&delivered) {
         Box::pin(judge_marked(desk, job, serving, token)).await?
     } else {
-        judge(&delivered, &Evidence::NONE, now)
+        (judge(&delivered, &Evidence::NONE, now), None)
     };
     let begin = match verdict {
         Verdict::Begin(begin) => begin,
@@ -196,8 +202,8 @@ async fn settle(desk: &Desk, job: &Job, over: &mut Over) -> Outcomes {
     let facts = Facts::of(begin, delivered.retries, token, now, late);
     let run = Run { desk, job, serving, facts };
     let begun = run.begin();
-    if begin.marking != Marking::None {
-        begun.ctx.marked();
+    if let Some(mark) = mark {
+        begun.ctx.marked(mark);
     }
     if job.is_suspect() {
         Box::pin(run.find_place(&begun.ctx)).await;
@@ -216,38 +222,56 @@ pub(crate) fn is_inquired(desk: &Desk, job: &Job) -> bool {
         && desk.served.get(&job.task.task_type).is_some_and(|serving| needs_inquiry(&delivered(job, serving)))
 }
 
+/// Whether a mark is stored before a task begins.
+pub(crate) fn is_marked(desk: &Desk, job: &Job) -> bool {
+    desk.served.get(&job.task.task_type).is_some_and(|serving| run::is_marked(&delivered(job, serving)))
+}
+
+/// Ends a task that has begun and must not begin again: its executor stops.
+pub(crate) async fn interrupt(desk: &Desk, job: &Job, ctx: &Ctx) -> Outcomes {
+    let Some(serving) = desk.served.get(&job.task.task_type) else { return Ok(Settled::Leave) };
+    if !job.parcel.lease.holds() {
+        return Ok(Settled::Leave);
+    }
+    let attempt = job.task.attempts.saturating_add(1);
+    let run = Run { desk, job, serving, facts: Facts::never(attempt, 0, ctx.started_at(), false) };
+    let settled = run.end(Outcome::Failed, Failure::new("interrupted", INTERRUPTED)).await;
+    run.without_notes(ctx, settled).await
+}
+
 /// Finds out whether a task that was delivered again, or is known to be cancelled, is to run here. Waits while its
 /// owner may be back.
 pub(crate) async fn inquire(desk: &Desk, job: &Job) -> Result<Inquired, jetlane_bus::Error> {
-    let Some(serving) = desk.served.get(&job.task.task_type) else { return Ok(Inquired::Ready) };
+    let Some(serving) = desk.served.get(&job.task.task_type) else { return Ok(Inquired::Ready(None)) };
     let run = delivered(job, serving);
     if !needs_inquiry(&run) {
         return Ok(match look_up(desk, job).await? {
             LookedUp::Settled => Inquired::Over(Settled::Ack),
-            LookedUp::Open { .. } => Inquired::Ready,
+            LookedUp::Open { .. } => Inquired::Ready(None),
         });
     }
     let claimed = |claim| match claim {
         InquiryReply::Adopted => Some(Inquired::Over(Settled::Leave)),
         InquiryReply::Superseded => Some(Inquired::Over(Settled::Ack)),
-        InquiryReply::Unheld => None,
+        InquiryReply::Unheld | InquiryReply::Unbegun => None,
     };
-    if let Some(over) = claimed(desk.owners.claim_here(job)) {
+    let is_asked_of_everybody = run::is_asked_of_everybody(&run);
+    if is_asked_of_everybody && let Some(over) = claimed(desk.owners.claim_here(job)) {
         return Ok(over);
     }
     let inquiry = desk.owners.inquiry(&job.parcel, vec![inquired(&job.task)]);
     let connections = desk.bus.connections();
-    let is_of_run = |found: &&Found| found.of(&job.task).is_some_and(|mark| mark.run == run.run);
     let mut since = None;
     loop {
         let connection = *connections.borrow();
-        if let Some(over) = desk.owners.ask(&inquiry).await?.and_then(claimed) {
+        if is_asked_of_everybody && let Some(over) = desk.owners.ask(&inquiry).await?.and_then(claimed) {
             return Ok(over);
         }
+        // The mark first: it goes once the completion is stored.
+        let found = mark::read(&desk.bus, &job.task).await?;
         if let LookedUp::Settled = look_up(desk, job).await? {
             return Ok(Inquired::Over(Settled::Ack));
         }
-        let found = mark::read(&desk.bus, &job.task).await?;
         if *connections.borrow() != connection {
             // The question may not have been heard.
             continue;
@@ -259,18 +283,32 @@ pub(crate) async fn inquire(desk: &Desk, job: &Job) -> Result<Inquired, jetlane_
                 Duration::ZERO
             }
         };
-        let owner = match found.as_ref().filter(|found| run.retries == 0 && is_of_run(found)) {
-            Some(found) => desk.owners.ask_owner(&found.mark.executor, &inquiry).await?,
+        let owner = match found.as_ref().filter(|found| run.retries == 0 && counts(&run, found, &job.task)) {
+            Some(found) => match desk.owners.ask_owner(job, found, &inquiry).await? {
+                Owner::NeverBegan => {
+                    tracing::info!(task_id = %job.task.id, "The mark of a handler that never began is removed.");
+                    mark::withdraw(&desk.bus, &job.task, found).await?;
+                    continue;
+                }
+                owner => owner,
+            },
             None => Owner::Unknown,
         };
         let mark = found.as_ref().and_then(|found| found.of(&job.task));
         match judge(&run, &Evidence { mark, owner, waited, ..Evidence::NONE }, clock::now()) {
             Verdict::LeaveToOwner => return Ok(Inquired::Over(Settled::Leave)),
             Verdict::Completed | Verdict::Cancelled | Verdict::Superseded => return Ok(Inquired::Over(Settled::Ack)),
-            Verdict::Begin(_) | Verdict::Expired | Verdict::Crashed { .. } => return Ok(Inquired::Ready),
+            Verdict::Begin(_) | Verdict::Expired | Verdict::Crashed { .. } => {
+                return Ok(Inquired::Ready(found.map(|found| found.mark.token)));
+            }
             Verdict::WaitForOwner => tokio::time::sleep(ASK_AGAIN_AFTER).await,
         }
     }
+}
+
+/// Whether a mark says that this run, or a copy of it, has begun.
+fn counts(run: &run::Run, found: &Found, task: &TaskEvent) -> bool {
+    found.of(task).is_some_and(|mark| run::counts(run, mark))
 }
 
 /// Decides about a run before which a mark is stored, and stores it.
@@ -279,47 +317,71 @@ async fn judge_marked(
     job: &Job,
     serving: &Serving,
     token: RunToken,
-) -> Result<Verdict, jetlane_bus::Error> {
+) -> Result<(Verdict, Option<Found>), jetlane_bus::Error> {
     let run = delivered(job, serving);
+    let since = Instant::now();
     let mut found = if needs_inquiry(&run) { mark::read(&desk.bus, &job.task).await? } else { None };
+    let mut given_up = job.given_up;
     loop {
-        // Its owner was waited for before the run took a slot.
+        // A copy that began while this run waited for its slot has an owner that was not asked.
+        if let Some(other) = found.as_ref().filter(|found| run.retries == 0 && counts(&run, found, &job.task))
+            && given_up != Some(other.mark.token)
+        {
+            match inquire(desk, job).await? {
+                Inquired::Ready(mark) => given_up = mark,
+                Inquired::Over(Settled::Ack) => return Ok((Verdict::Superseded, None)),
+                Inquired::Over(Settled::Leave) => return Ok((Verdict::LeaveToOwner, None)),
+            }
+            found = mark::read(&desk.bus, &job.task).await?;
+            continue;
+        }
         let evidence = Evidence {
             mark: found.as_ref().and_then(|found| found.of(&job.task)),
             waited: OUTAGE_MAX,
             ..Evidence::NONE
         };
         let verdict = judge(&run, &evidence, clock::now());
-        let Verdict::Begin(Begin { marking: Marking::Store(wanted), .. }) = verdict else { return Ok(verdict) };
+        let Verdict::Begin(Begin { marking: Marking::Store(wanted), .. }) = verdict else { return Ok((verdict, None)) };
         let mark = mark::of(wanted, &job.task, token, desk.owners.executor());
+        let undecided = desk.unbegun.decide(token);
         match store_mark(desk, job, &mark, found.as_ref()).await? {
-            None if job.parcel.lease.holds() => return Ok(verdict),
-            None => {
-                // Nothing has begun: whoever gets it next is to know.
-                mark::remove(&desk.bus, &job.task).await?;
-                return Ok(Verdict::LeaveToOwner);
-            }
-            Some(other) => {
-                if other.of(&job.task).is_some_and(|mark| mark.run == run.run) {
-                    match inquire(desk, job).await? {
-                        Inquired::Ready => {}
-                        Inquired::Over(Settled::Ack) => return Ok(Verdict::Superseded),
-                        Inquired::Over(Settled::Leave) => return Ok(Verdict::LeaveToOwner),
-                    }
+            Stored::This(stored) => {
+                let instead = if !job.parcel.lease.holds() {
+                    Verdict::LeaveToOwner
+                } else if is_looked_up_again(desk, job, since) && !is_open(desk, job).await? {
+                    Verdict::Completed
+                } else {
+                    undecided.begins();
+                    return Ok((verdict, Some(stored)));
+                };
+                drop(undecided);
+                if let Err(error) = mark::withdraw(&desk.bus, &job.task, &stored).await {
+                    tracing::debug!(task_id = %job.task.id, %error, "The mark of a handler that never began was not removed; it is known here.");
                 }
-                found = Some(other);
+                return Ok((instead, None));
             }
+            Stored::Other(other) => found = Some(other),
         }
     }
+}
+
+/// Whether DONE is read once more after the mark was stored: a copy may have completed meanwhile, and so may somebody who
+/// cancelled the task.
+fn is_looked_up_again(desk: &Desk, job: &Job, since: Instant) -> bool {
+    is_looked_up(desk, job) || since.elapsed() > EVIDENCE_AGE_MAX
+}
+
+async fn is_open(desk: &Desk, job: &Job) -> Result<bool, jetlane_bus::Error> {
+    look_up(desk, job).await.map(|looked_up| matches!(looked_up, LookedUp::Open { .. }))
 }
 
 /// Stores a mark, again and again while the broker may be back.
 async fn store_mark(
     desk: &Desk,
     job: &Job,
-    mark: &jetlane_schemas::inquiry::BeginMark,
+    mark: &BeginMark,
     seen: Option<&Found>,
-) -> Result<Option<Found>, jetlane_bus::Error> {
+) -> Result<Stored, jetlane_bus::Error> {
     let since = Instant::now();
     loop {
         match mark::store(&desk.bus, &job.task, mark, seen).await {
@@ -385,8 +447,10 @@ async fn look_up(desk: &Desk, job: &Job) -> Result<LookedUp, jetlane_bus::Error>
         tracing::debug!(task_id = %task.id, outcome = %done.outcome, "The task had completed; this delivery changes nothing.");
         return Ok(LookedUp::Settled);
     }
-    let horizon = desk.bus.done_horizon().await?;
-    Ok(LookedUp::Open { late: horizon.is_some_and(|oldest| task.submitted_at < oldest) && task.suspect })
+    // A later run is stored by whoever held the earlier one: that had not completed.
+    let may_be_late = task.suspect && (task.run == 1 || job.parcel.is_redelivered());
+    let horizon = if may_be_late { desk.bus.done_horizon().await? } else { None };
+    Ok(LookedUp::Open { late: horizon.is_some_and(|oldest| task.submitted_at < oldest) })
 }
 
 impl Run<'_> {

@@ -45,7 +45,7 @@ impl Cancelled {
         self.news.notified().await;
     }
 
-    fn insert(&self, id: TaskRef) {
+    pub(super) fn insert(&self, id: TaskRef) {
         let mut remembered = self.remembered.write().expect("nobody panics while holding ids");
         if !remembered.ids.insert(id.clone()) {
             return;

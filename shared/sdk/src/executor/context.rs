@@ -3,6 +3,7 @@
 use super::attempt::Desk;
 use super::credit::Ledger;
 use super::lanes::Job;
+use super::mark::Found;
 use super::note::Note;
 use super::parcel::{Parcel, Stop};
 use crate::task::TaskError;
@@ -15,7 +16,7 @@ use jetlane_schemas::{Headers, Micros, TaskEvent, TaskId, TaskRef, TaskType, sub
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -52,8 +53,8 @@ struct Run {
     yield_wanted: AtomicBool,
     /// Whether a checkpoint of the task is stored beside it, which goes when it is over.
     has_note: AtomicBool,
-    /// The same of its begin mark.
-    has_mark: AtomicBool,
+    /// Its begin mark, which is stored beside it too.
+    mark: OnceLock<Found>,
     saved: Mutex<Saved>,
     /// Resolves when the thread of a blocking handler is free.
     thread: Mutex<Option<oneshot::Receiver<()>>>,
@@ -88,7 +89,7 @@ impl Ctx {
             stop: job.stop(),
             yield_wanted: AtomicBool::new(false),
             has_note: AtomicBool::new(job.task.checkpoint.is_some()),
-            has_mark: AtomicBool::new(false),
+            mark: OnceLock::new(),
             saved: Mutex::new(saved),
             thread: Mutex::new(None),
         };
@@ -126,13 +127,24 @@ impl Ctx {
     }
 
     /// Its begin mark is stored beside it.
-    pub(crate) fn marked(&self) {
-        self.run.has_mark.store(true, Ordering::Relaxed);
+    pub(crate) fn marked(&self, mark: Found) {
+        // A run is marked once.
+        let _first = self.run.mark.set(mark);
     }
 
-    /// Whether a checkpoint, and whether a begin mark may be stored beside the task.
-    pub(crate) fn notes(&self) -> (bool, bool) {
-        (self.run.has_note.load(Ordering::Relaxed), self.run.has_mark.load(Ordering::Relaxed))
+    /// Its begin mark, where one is stored.
+    pub(crate) fn mark(&self) -> Option<&Found> {
+        self.run.mark.get()
+    }
+
+    /// Whether a checkpoint may be stored beside the task.
+    pub(crate) fn has_note(&self) -> bool {
+        self.run.has_note.load(Ordering::Relaxed)
+    }
+
+    /// Whether the task must not begin a second time.
+    pub(crate) fn is_once(&self) -> bool {
+        self.run.attempts_max == 1 && self.mark().is_some()
     }
 
     /// The run keeps its slot until this resolves: its thread cannot be stopped.

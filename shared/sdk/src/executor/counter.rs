@@ -134,7 +134,7 @@ impl Counter {
             let Ok((job, inquired)) = looked_up else { continue };
             match inquired {
                 Ok(Inquired::Over(settled)) => attempt::settled_by(&job, Ok(settled)).await,
-                Ok(Inquired::Ready) | Err(_) => job.parcel.give_back().await,
+                Ok(Inquired::Ready(_)) | Err(_) => job.parcel.give_back().await,
             }
         }
     }
@@ -231,16 +231,17 @@ impl Counter {
         self.inquiries.spawn(async move {
             let inquired = tokio::select! {
                 inquired = attempt::inquire(&desk, &job) => inquired,
-                () = draining.cancelled() => Ok(Inquired::Ready),
+                () = draining.cancelled() => Ok(Inquired::Ready(None)),
             };
             (job, inquired)
         });
     }
 
     /// A task was looked up: it waits for a slot, or is over here.
-    async fn inquired(&mut self, job: Job, inquired: Result<Inquired, jetlane_bus::Error>) {
+    async fn inquired(&mut self, mut job: Job, inquired: Result<Inquired, jetlane_bus::Error>) {
         let settled = match inquired {
-            Ok(Inquired::Ready) => {
+            Ok(Inquired::Ready(given_up)) => {
+                job.given_up = given_up;
                 self.waiting.push(job);
                 self.runs.start(&mut self.waiting);
                 return;

@@ -10,6 +10,7 @@ use super::credit::Ledger;
 use super::governor::Governor;
 use super::lease::Holding;
 use super::liveness::Liveness;
+use super::mark::Unbegun;
 use super::owners::Owners;
 use super::prefetch::Prefetch;
 use super::pulling::Lanes;
@@ -72,8 +73,15 @@ pub(crate) async fn run(plan: Plan, drain: CancellationToken) -> Result<(), Erro
     let (arrivals, inbox) = mpsc::channel(slots + ledger.prefetch.tasks(slots, slots).max(slots) + 1);
     let (cancelled, liveness) = (Arc::new(Cancelled::default()), Arc::new(Liveness::default()));
     let executor = ledger.executor().to_owned();
-    let owners = Owners::new(bus.clone(), queue.clone(), executor, Arc::clone(&holding), Arc::clone(&running));
-    let owners = Arc::new(owners);
+    let unbegun = Arc::new(Unbegun::default());
+    let owners = Arc::new(Owners::new(
+        bus.clone(),
+        queue.clone(),
+        executor,
+        Arc::clone(&holding),
+        Arc::clone(&running),
+        Arc::clone(&unbegun),
+    ));
     let mut helpers = JoinSet::new();
     let mut lanes = Lanes {
         bus: bus.clone(),
@@ -120,6 +128,7 @@ pub(crate) async fn run(plan: Plan, drain: CancellationToken) -> Result<(), Erro
         completing,
         owners,
         cancelled,
+        unbegun,
     };
     Counter::new(desk, holding, freed, reporter).serve(inbox, drain_within, drain).await;
     helpers.shutdown().await;

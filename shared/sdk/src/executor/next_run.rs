@@ -1,10 +1,12 @@
 //! The same task for its next run: stored where it is due, before this run's message is acked.
 
-use super::attempt::{Desk, Settled, settled_by};
+use super::attempt::{self, Desk, Settled, settled_by};
 use super::lanes::Job;
+use super::mark::{self, Found, Stored};
 use super::telling::micros;
 use jetlane_bus::clock;
 use jetlane_bus::schedule::SCHEDULE_FLOOR;
+use jetlane_core::run::Mark;
 use jetlane_schemas::{Micros, TaskEvent};
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,6 +73,36 @@ impl Next {
     }
 }
 
+/// Stores the next run of one that has a mark: the mark says first that the handler has answered, and then that the next
+/// run is stored. A copy of this run that comes again neither counts as a crash nor begins once more.
+pub(crate) async fn store_after(
+    desk: &Desk,
+    job: &Job,
+    next: Next,
+    mark: &Found,
+) -> Result<Settled, jetlane_bus::Error> {
+    let Some(answered) = advance(desk, job, mark, Mark::answered).await? else { return Ok(Settled::Leave) };
+    match store(desk, job, next).await? {
+        Settled::Ack => advance(desk, job, &answered, Mark::next).await.map(|_| Settled::Ack),
+        Settled::Leave => Ok(Settled::Leave),
+    }
+}
+
+/// Moves a mark on; `None` where another executor has stored one since.
+async fn advance(
+    desk: &Desk,
+    job: &Job,
+    found: &Found,
+    to: impl Fn(Mark) -> Mark,
+) -> Result<Option<Found>, jetlane_bus::Error> {
+    let Some(mark) = found.of(&job.task) else { return Ok(None) };
+    let mark = mark::of(to(mark), &job.task, found.mark.token, desk.owners.executor());
+    Ok(match mark::store(&desk.bus, &job.task, &mark, Some(found)).await? {
+        Stored::This(found) => Some(found),
+        Stored::Other(_) => None,
+    })
+}
+
 /// Stores the next run; nothing unless the lease of this one holds, since it may run elsewhere.
 pub(crate) async fn store(desk: &Desk, job: &Job, next: Next) -> Result<Settled, jetlane_bus::Error> {
     if !job.parcel.lease.holds() {
@@ -84,32 +116,53 @@ pub(crate) async fn store(desk: &Desk, job: &Job, next: Next) -> Result<Settled,
         tokio::time::sleep(delay).await;
     }
     let mut next = next.of_task(&job.task, now);
-    // An earlier delivery of this run may have begun and even ended.
-    next.suspect |= job.parcel.is_redelivered();
+    // If this process dies before the ack, this run comes again beside the next. One that yields is trusted, for the sake
+    // of those that yield often, unless it must not run twice.
+    next.suspect |= job.parcel.is_redelivered() || next.yields == job.task.yields || is_once(desk, job);
     let subject = next.due_subject();
     desk.bus.store_due(&next, at).await?.or_refused(&subject).map(|_| Settled::Ack)
 }
 
 /// Gives a task back to its queue without spending an attempt.
 pub(crate) async fn hand_back(desk: &Desk, job: &Job) {
-    give_back(desk, job, Next::of(job)).await;
-}
-
-async fn give_back(desk: &Desk, job: &Job, next: Next) {
-    settled_by(job, store(desk, job, next).await).await;
+    settled_by(job, store(desk, job, Next::of(job)).await).await;
 }
 
 /// Gives a task back that has begun and may even have ended: the next run looks for its completion
-/// first, and otherwise goes on from where this one was.
+/// first, and otherwise goes on from where this one was. One that must not begin twice ends as failed.
 pub(crate) async fn halt(desk: &Desk, job: &mut Job) {
     job.stop().cancel();
     let begun = desk.running.end(&job.task);
     Arc::make_mut(&mut job.task).suspect = true;
     let mut next = Next::of(job);
-    if let Some(left_off) = begun.map(|ctx| ctx.left_off()) {
-        next = next.at_place(left_off.place, left_off.remaining);
+    let settled = match begun {
+        Some(ctx) if ctx.is_once() => attempt::interrupt(desk, job, &ctx).await,
+        Some(ctx) => {
+            let left_off = ctx.left_off();
+            next = next.at_place(left_off.place, left_off.remaining);
+            match ctx.mark() {
+                Some(mark) => store_after(desk, job, next, mark).await,
+                None => store(desk, job, next).await,
+            }
+        }
+        None => store_unbegun(desk, job, next).await,
+    };
+    settled_by(job, settled).await;
+}
+
+/// Stores the next run of one that did not begin, though its mark may be on its way to the broker.
+async fn store_unbegun(desk: &Desk, job: &Job, next: Next) -> Result<Settled, jetlane_bus::Error> {
+    let settled = store(desk, job, next).await?;
+    if settled == Settled::Ack && attempt::is_marked(desk, job) {
+        mark::remove(&desk.bus, &job.task).await?;
     }
-    give_back(desk, job, next).await;
+    Ok(settled)
+}
+
+/// Whether the task must not begin a second time. One of a type that is not served here may be so.
+fn is_once(desk: &Desk, job: &Job) -> bool {
+    let of_type = || desk.served.get(&job.task.task_type).map(|serving| serving.entry.retries);
+    job.task.retries.or_else(of_type).is_none_or(|retries| retries == 0)
 }
 
 #[cfg(test)]

@@ -3,13 +3,14 @@
 //! (design, decision 19).
 
 use super::lease::Holding;
+use super::mark::{Found, Unbegun, Word};
 use super::parcel::{Job, Parcel};
 use super::running::Running;
 use jetlane_bus::clock::Boottime;
 use jetlane_bus::inquire::Reply;
 use jetlane_bus::{Bus, Error, Message, Subscription};
 use jetlane_core::run::{Custody, Hold, Owner};
-use jetlane_schemas::inquiry::{InquiredRun, Inquiry, InquiryReply};
+use jetlane_schemas::inquiry::{BeginMark, InquiredRun, Inquiry, InquiryReply};
 use jetlane_schemas::subject::{self, STREAM_LANES};
 use jetlane_schemas::{Headers, Micros, QueueName, TaskEvent, TaskRef};
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub(crate) struct Owners {
     executor: String,
     holding: Arc<Holding>,
     running: Arc<Running>,
+    unbegun: Arc<Unbegun>,
 }
 
 impl Owners {
@@ -42,8 +44,9 @@ impl Owners {
         executor: String,
         holding: Arc<Holding>,
         running: Arc<Running>,
+        unbegun: Arc<Unbegun>,
     ) -> Self {
-        Self { bus, queue, executor, holding, running }
+        Self { bus, queue, executor, holding, running, unbegun }
     }
 
     /// The id of this executor.
@@ -114,7 +117,14 @@ impl Owners {
             return InquiryReply::Adopted;
         }
         let [run] = inquiry.runs.as_slice() else { return InquiryReply::Unheld };
-        self.claim_run(run, |parcel| parcel.lease.attach(ack.clone()))
+        match (self.claim_run(run, |parcel| parcel.lease.attach(ack.clone())), inquiry.mark) {
+            (InquiryReply::Unheld, Some(mark)) => match self.unbegun.says(mark) {
+                Word::Undecided => InquiryReply::Adopted,
+                Word::NeverBegan => InquiryReply::Unbegun,
+                Word::Stands => InquiryReply::Unheld,
+            },
+            (reply, _) => reply,
+        }
     }
 
     /// What this executor says of a run that came by another message than its own.
@@ -129,6 +139,8 @@ impl Owners {
                 InquiryReply::Adopted
             }
             std::cmp::Ordering::Greater => InquiryReply::Superseded,
+            // A copy that was handed back before this one began.
+            std::cmp::Ordering::Less if ctx.is_once() => InquiryReply::Adopted,
             std::cmp::Ordering::Less => {
                 // A later run exists: this one's lease was lost to whoever stored that.
                 ctx.parcel().lose();
@@ -164,20 +176,26 @@ impl Owners {
         }
     }
 
-    /// Asks the executor that began a run.
+    /// Asks the executor that stored the mark of a run.
     ///
     /// # Errors
     /// [`Error::Send`].
-    pub(crate) async fn ask_owner(&self, executor: &str, inquiry: &Inquiry) -> Result<Owner, Error> {
-        if executor == self.executor {
-            // It is not under way here, or this would be its delivery.
-            return Ok(Owner::Disowns);
+    pub(crate) async fn ask_owner(&self, job: &Job, found: &Found, inquiry: &Inquiry) -> Result<Owner, Error> {
+        let BeginMark { executor, token, .. } = &found.mark;
+        if *executor == self.executor {
+            return Ok(match (self.claim_here(job), self.unbegun.says(*token)) {
+                (InquiryReply::Unheld, Word::NeverBegan) => Owner::NeverBegan,
+                (InquiryReply::Unheld, Word::Stands) => Owner::Disowns,
+                _ => Owner::Runs,
+            });
         }
-        let question = serde_json::to_vec(inquiry).expect("text and numbers are JSON");
+        let inquiry = Inquiry { mark: Some(*token), ..inquiry.clone() };
+        let question = serde_json::to_vec(&inquiry).expect("text and numbers are JSON");
         let owner = subject::owner_of(&self.queue, executor);
         Ok(match self.bus.inquire(&owner, question.into(), ASK_WITHIN).await? {
             Reply::Answer(answer) => match serde_json::from_slice(&answer) {
                 Ok(InquiryReply::Adopted | InquiryReply::Superseded) => Owner::Runs,
+                Ok(InquiryReply::Unbegun) => Owner::NeverBegan,
                 Ok(InquiryReply::Unheld) | Err(_) => Owner::Disowns,
             },
             Reply::Silent => Owner::Silent,
@@ -195,6 +213,7 @@ impl Owners {
             delivered: parcel.lease.delivered(),
             ack: parcel.lease.ack_subject(),
             runs,
+            mark: None,
         }
     }
 

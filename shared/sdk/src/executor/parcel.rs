@@ -5,7 +5,7 @@ use super::lease::{Holding, Lease, MessageKey};
 use jetlane_bus::Ack;
 use jetlane_bus::clock::Boottime;
 use jetlane_core::run::{Freshness, Hold};
-use jetlane_schemas::TaskEvent;
+use jetlane_schemas::{RunToken, TaskEvent};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -47,6 +47,8 @@ pub(crate) struct Job {
     pub(crate) parcel: Arc<Parcel>,
     /// Which of its message's tasks it is.
     place: usize,
+    /// The mark whose owner was waited for in vain.
+    pub(crate) given_up: Option<RunToken>,
 }
 
 /// What stops a run: somebody who says so, or the loss of its message's lease. A signal is made when it is first
@@ -108,7 +110,7 @@ impl Parcel {
         let (open, holding) = (AtomicUsize::new(tasks.len()), Arc::clone(holding));
         let (is_abandoned, stops) = (AtomicBool::new(false), vec![OnceLock::new(); tasks.len()]);
         let parcel = Arc::new(Self { key, number, open, lost, stops, is_abandoned, holding, tally, lease, freshness });
-        let job = |(place, task)| Job { task: Arc::new(task), parcel: Arc::clone(&parcel), place };
+        let job = |(place, task)| Job { task: Arc::new(task), parcel: Arc::clone(&parcel), place, given_up: None };
         tasks.into_iter().enumerate().map(job).collect()
     }
 

@@ -27,6 +27,7 @@ pub(crate) async fn unbundle(desk: &Desk, delivery: &Delivery, tally: &Tally, ta
         delivered: delivery.facts.delivered,
         ack: delivery.ack.subject().to_owned(),
         runs: tasks.iter().map(inquired).collect(),
+        mark: None,
     };
     let connection = *desk.bus.connections().borrow();
     match desk.owners.ask(&inquiry).await {

@@ -1,11 +1,12 @@
 //! Runs that are expected to end at the first poll of their handler: nothing is woken for them, and the
 //! completions of several are stored together.
 
-use super::ending::complete_span;
-use super::{Answered, Begun, Desk, Facts, Job, Run, delivered, is_looked_up, settled_by};
+use super::ending::{complete_span, lost_to};
+use super::{Answered, Begun, Desk, Facts, Job, Run, Settled, delivered, is_looked_up, settled_by};
 use crate::executor::completing::Stored;
 use crate::executor::note::Note;
 use crate::executor::telling::Ran;
+use jetlane_bus::done::Completed;
 use jetlane_bus::{clock, trace};
 use jetlane_core::run::{Begin, Evidence, Marking, Verdict, judge};
 use jetlane_schemas::frame::RunEnd;
@@ -124,14 +125,16 @@ pub(crate) async fn settle_all(desk: &Desk, ended: Ended) -> Vec<(Job, Ran)> {
     for ((job, success), stored) in runs.into_iter().zip(stored) {
         match stored {
             Stored::Unstored(completion) => unstored.push((job, success, completion)),
-            Stored::Won | Stored::Lost(_) => over.push(end(desk, job, success).await),
+            Stored::Won => over.push(end(desk, job, success, None).await),
+            Stored::Lost(other) => over.push(Box::pin(end(desk, job, success, Some(other))).await),
         }
     }
     if !unstored.is_empty() {
         // Boxed: rare. They are kept until there is room, or the broker is back.
         let kept = unstored.into_iter().map(|(job, success, completion)| async move {
             match desk.completing.insist(*completion).await {
-                Ok(_) => end(desk, job, success).await,
+                Ok(Completed::Lost(other)) => end(desk, job, success, Some(other)).await,
+                Ok(Completed::Won | Completed::Full) => end(desk, job, success, None).await,
                 Err(error) => {
                     settled_by(&job, Err(error)).await;
                     (job, success.ran)
@@ -143,14 +146,18 @@ pub(crate) async fn settle_all(desk: &Desk, ended: Ended) -> Vec<(Job, Ran)> {
     over
 }
 
-/// A run whose task has a completion is over.
-async fn end(desk: &Desk, job: Job, success: Success) -> (Job, Ran) {
+/// A run whose task has a completion, perhaps another one's, is over.
+async fn end(desk: &Desk, job: Job, success: Success, other: Option<Box<Completion>>) -> (Job, Ran) {
     drop(success.spans);
     if job.task.checkpoint.is_some()
         && let Err(error) = Note::remove(&desk.bus, &job.task).await
     {
         tracing::debug!(task_id = %job.task.id, %error, "A note of a task was not removed; it goes by its age.");
     }
-    job.parcel.settle_one().await;
+    let settled = match other {
+        Some(other) => lost_to(desk, &job, &other).await,
+        None => Ok(Settled::Ack),
+    };
+    settled_by(&job, settled).await;
     (job, success.ran)
 }

@@ -1,6 +1,6 @@
 //! How a run ends: what its handler answered becomes the one completion, a dead letter, or the next run.
 
-use super::{Answered, Outcomes, Run, STORE_AGAIN_AFTER, Settled, next_run};
+use super::{Answered, Desk, Job, Outcomes, Run, STORE_AGAIN_AFTER, Settled, next_run, unbundle};
 use crate::executor::context::Ctx;
 use crate::executor::mark;
 use crate::executor::next_run::Next;
@@ -69,8 +69,8 @@ impl Run<'_> {
     }
 
     /// Removes the notes of a task that is over.
-    async fn without_notes(&self, ctx: &Ctx, settled: Outcomes) -> Outcomes {
-        let (has_note, has_mark) = ctx.notes();
+    pub(super) async fn without_notes(&self, ctx: &Ctx, settled: Outcomes) -> Outcomes {
+        let (has_note, has_mark) = (ctx.has_note(), ctx.mark().is_some());
         if settled.is_ok() && (has_note || has_mark) {
             Box::pin(self.remove_notes(has_note, has_mark)).await;
         }
@@ -109,7 +109,11 @@ impl Run<'_> {
             next
         };
         loop {
-            match next_run::store(self.desk, self.job, next.clone()).await {
+            let stored = match ctx.mark() {
+                Some(mark) => Box::pin(next_run::store_after(self.desk, self.job, next.clone(), mark)).await,
+                None => next_run::store(self.desk, self.job, next.clone()).await,
+            };
+            match stored {
                 Err(error) if error.fault() != Fault::Final && since.elapsed() < OUTAGE_MAX => {
                     tracing::debug!(%task_id, %error, "The next run was not stored; trying again.");
                     // It may be stored all the same: the next run looks for a completion.
@@ -156,7 +160,10 @@ impl Run<'_> {
         self.desk.ledger.prefetch.stored(begun.elapsed());
         match (stored, failed) {
             (Completed::Won, Some(why)) => Box::pin(self.bury(&why)).await,
-            (stored, _) => Ok(self.stored(&stored)),
+            (Completed::Won, None) => Ok(Settled::Ack),
+            (Completed::Lost(other), _) => Box::pin(lost_to(self.desk, self.job, &other)).await,
+            // Waited for where completions are stored.
+            (Completed::Full, _) => Ok(Settled::Leave),
         }
     }
 
@@ -168,19 +175,12 @@ impl Run<'_> {
         dead.attempts = attempt;
         self.desk.bus.bury(&dead, why).await.map(|()| Settled::Ack)
     }
+}
 
-    /// The first completion that is stored wins.
-    pub(super) fn stored(&self, stored: &Completed) -> Settled {
-        match stored {
-            Completed::Won => Settled::Ack,
-            Completed::Lost(other) => {
-                tracing::debug!(task_id = %self.job.task.id, outcome = %other.outcome, "The task had completed; this result changes nothing.");
-                Settled::Ack
-            }
-            // Waited for where completions are stored.
-            Completed::Full => Settled::Leave,
-        }
-    }
+/// The first completion that is stored wins. Whoever stored it may have died before what follows from it was stored.
+pub(super) async fn lost_to(desk: &Desk, job: &Job, other: &Completion) -> Outcomes {
+    tracing::debug!(task_id = %job.task.id, outcome = %other.outcome, "The task had completed; this result changes nothing.");
+    unbundle::finish(&desk.bus, &job.task, other).await.map(|()| Settled::Ack)
 }
 
 /// The span of a completion; what the completion triggers goes on from there.

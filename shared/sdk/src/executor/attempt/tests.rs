@@ -12,7 +12,9 @@ use jetlane_bus::local::{self, Options, Server};
 use jetlane_bus::publish::Expect;
 use jetlane_bus::topology::Settings;
 use jetlane_bus::{Connect, Delivery, Outgoing, Pulled, Puller, Subscription};
+use jetlane_core::run::Mark;
 use jetlane_schemas::frame::{Yield, decode_bundle, encode_bundle};
+use jetlane_schemas::inquiry::MarkStage;
 use jetlane_schemas::subject::{self, BUCKET_NOTES, Lane, LaneKind, STREAM_LANES};
 use jetlane_schemas::{Fit, FitEntry, Headers, Needs, Priority, TaskEvent, TaskId};
 use std::sync::PoisonError;
@@ -22,6 +24,9 @@ type Does = Arc<dyn Fn(&Ctx) -> Result<(), TaskError> + Send + Sync>;
 
 /// The body of a task whose handler does not end at its first poll.
 const LATER: &[u8] = b"\"later\"";
+
+/// The mark of a first run that has begun.
+const BEGUN: Mark = Mark { run: 1, begun: 1, stage: MarkStage::Begun };
 
 struct Stage {
     desk: Desk,
@@ -80,17 +85,19 @@ impl Stage {
         let tally = ledger.serve(&[FitEntry::default()]).remove(0);
         let begun = Arc::default();
         let serving = serving(Arc::clone(&begun), Arc::new(does));
-        let (holding, running) = (Arc::new(Holding::default()), Arc::default());
+        let (holding, running, unbegun) = (Arc::new(Holding::default()), Arc::default(), Arc::default());
         let owners = Owners::new(
             bus.clone(),
             QueueName::default_queue(),
             ledger.executor().to_owned(),
             Arc::clone(&holding),
             Arc::clone(&running),
+            Arc::clone(&unbegun),
         );
         let desk = Desk {
             owners: Arc::new(owners),
             cancelled: Arc::new(Cancelled::default()),
+            unbegun,
             completing: Completing::begin(bus.clone(), 4),
             bus,
             queue: QueueName::default_queue(),
@@ -124,6 +131,24 @@ impl Stage {
     async fn job(&mut self, task: TaskEvent, delivered: u64) -> Job {
         let delivery = self.delivery(&task).await;
         Parcel::open(opened(delivery, delivered), Arc::clone(&self.tally), &self.holding, vec![task]).remove(0)
+    }
+
+    /// A mark of the task, as an executor stored it.
+    async fn mark(&self, task: &TaskEvent, mark: Mark, token: RunToken, executor: &str) {
+        let mark = mark::of(mark, task, token, executor);
+        let stored = mark::store(&self.desk.bus, task, &mark, None).await.expect("an answer");
+        assert!(matches!(stored, Stored::This(_)), "{stored:?}");
+    }
+
+    /// The mark that is stored of the task.
+    async fn marked(&self, task: &TaskEvent) -> Option<Mark> {
+        mark::read(&self.desk.bus, task).await.expect("read").and_then(|found| found.of(task))
+    }
+
+    /// How the task has completed.
+    async fn outcome(&self, task: &TaskEvent) -> Option<(Outcome, String)> {
+        let done = self.desk.bus.read_done(&task.task_type, &task.id).await.expect("read")?;
+        Some((done.outcome, done.failure().map(|failure| failure.code.to_string()).unwrap_or_default()))
     }
 
     fn begun(&self) -> Vec<Ctx> {
@@ -212,12 +237,12 @@ async fn a_task_is_handed_back_only_while_its_lease_holds() {
 }
 
 #[tokio::test]
-async fn what_was_delivered_before_is_handed_back_as_suspect_and_what_is_halted_keeps_its_place() {
+async fn what_is_handed_back_is_suspect_and_what_is_halted_keeps_its_place() {
     let mut stage = Stage::open(|_| Ok(())).await;
-    for (delivered, suspect) in [(1, false), (2, true)] {
+    for delivered in [1, 2] {
         let job = stage.job(task(1), delivered).await;
         next_run::hand_back(&stage.desk, &job).await;
-        assert_eq!(stage.next_run().await.suspect, suspect);
+        assert!(stage.next_run().await.suspect, "delivery {delivered}");
     }
     let mut job = stage.job(TaskEvent { checkpoint: Some(b"10".to_vec()), ..task(2) }, 1).await;
     let ctx = Ctx::new(&stage.desk, &job, 1, 1, clock::now());
@@ -375,11 +400,127 @@ async fn a_task_that_may_have_run_is_looked_up_first_however_short_its_runs_are(
 async fn mark_of_an_earlier_task_of_the_same_id_keeps_no_later_one_from_its_run() {
     let mut stage = Stage::open(|_| Ok(())).await;
     let earlier = TaskEvent { retries: Some(0), ..task(1) };
-    let mark = jetlane_core::run::Mark { run: 1, begun: 1 };
-    let left = mark::of(mark, &earlier, RunToken::draw(), "an executor that died");
-    assert!(mark::store(&stage.desk.bus, &earlier, &left, None).await.expect("stored").is_none());
+    stage.mark(&earlier, BEGUN, RunToken::draw(), "an executor that died").await;
     let later = TaskEvent { submitted_at: Micros(earlier.submitted_at.0 + 1), ..earlier };
     let job = stage.job(later, 1).await;
     assert_eq!(run(&stage.desk, &job).await.ran.end, RunEnd::Done);
+    assert_eq!(stage.unanswered().await, 0);
+}
+
+/// A task that must not begin twice.
+fn once() -> TaskEvent {
+    TaskEvent { retries: Some(0), ..task(1) }
+}
+
+#[tokio::test]
+async fn mark_of_a_run_whose_lease_ended_while_it_was_stored_is_withdrawn() {
+    let mut stage = Stage::open(|_| Ok(())).await;
+    let job = stage.job(once(), 1).await;
+    let lease = job.parcel.lease.clone();
+    // The mark is on its way when the lease ends.
+    let (over, ()) = tokio::join!(run(&stage.desk, &job), async { lease.lose() });
+    assert_eq!((over.ran, stage.begun().len(), stage.marked(&job.task).await), (Ran::NOT, 0, None));
+}
+
+#[tokio::test]
+async fn mark_of_a_handler_that_never_began_crashes_no_task() {
+    let mut stage = Stage::open(|_| Ok(())).await;
+    let task = once();
+    let token = RunToken::draw();
+    stage.mark(&task, BEGUN, token, stage.desk.owners.executor()).await;
+    drop(stage.desk.unbegun.decide(token));
+    let job = stage.job(task, 2).await;
+    assert_eq!(inquire(&stage.desk, &job).await.expect("answers"), Inquired::Ready(None));
+    assert_eq!(run(&stage.desk, &job).await.ran.end, RunEnd::Done);
+    assert_eq!(stage.outcome(&job.task).await, Some((Outcome::Succeeded, String::new())));
+}
+
+#[tokio::test]
+async fn run_whose_copy_begins_while_it_waits_for_its_slot_is_left_to_that_one() {
+    let mut stage = Stage::open(|_| Ok(())).await;
+    let task = once();
+    let job = stage.job(task.clone(), 2).await;
+    assert_eq!(inquire(&stage.desk, &job).await.expect("answers"), Inquired::Ready(None));
+    let token = RunToken::draw();
+    let _begins = stage.desk.unbegun.decide(token);
+    stage.mark(&task, BEGUN, token, stage.desk.owners.executor()).await;
+    assert_eq!(run(&stage.desk, &job).await.ran, Ran::NOT);
+    assert_eq!((stage.begun().len(), stage.outcome(&task).await), (0, None));
+}
+
+#[tokio::test]
+async fn copy_of_a_marked_run_whose_next_run_is_stored_is_acked_away() {
+    let answer = Arc::new(Mutex::new(None));
+    let answers = Arc::clone(&answer);
+    let mut stage = Stage::open(move |_| answers.lock().expect("whole").take().map_or(Ok(()), Err)).await;
+    // One that yields though it must not begin twice, and one whose retry follows a crash.
+    for (task, delivered, error) in
+        [(once(), 1, TaskError::yielded()), (TaskEvent { retries: Some(2), ..task(1) }, 2, TaskError::retry("again"))]
+    {
+        let yields = error.is_yield();
+        *answer.lock().expect("whole") = Some(error);
+        let job = stage.job(task.clone(), delivered).await;
+        run(&stage.desk, &job).await;
+        // A retry is due later.
+        let next = if yields { stage.next_run().await } else { TaskEvent { run: 2, suspect: true, ..task.clone() } };
+        assert_eq!((next.run, next.suspect), (2, true));
+        let marked = stage.marked(&task).await.expect("a mark");
+        assert_eq!((marked.run, marked.begun), (2, 0));
+        let begun = stage.begun().len();
+        let copy = stage.job(task.clone(), 3).await;
+        assert_eq!(inquire(&stage.desk, &copy).await.expect("answers"), Inquired::Over(Settled::Ack));
+        assert_eq!(run(&stage.desk, &copy).await.ran, Ran::NOT);
+        assert_eq!((stage.begun().len(), stage.outcome(&task).await), (begun, None));
+        let next = stage.job(next, 1).await;
+        assert_eq!(run(&stage.desk, &next).await.ran.end, RunEnd::Done);
+    }
+}
+
+#[tokio::test]
+async fn task_that_was_cancelled_while_its_mark_was_stored_never_begins() {
+    let mut stage = Stage::open(|_| Ok(())).await;
+    let job = stage.job(once(), 1).await;
+    let token = Some(RunToken::draw());
+    let completion = Completion { token, ..Completion::of(&job.task, Outcome::Cancelled, clock::now()) };
+    stage.desk.bus.complete(&completion).await.expect("stored");
+    let cancelled = Arc::clone(&stage.desk.cancelled);
+    let (over, ()) = tokio::join!(run(&stage.desk, &job), async { cancelled.insert(job.task.identity()) });
+    assert_eq!((over.ran, stage.begun().len(), stage.unanswered().await), (Ran::NOT, 0, 0));
+}
+
+#[tokio::test]
+async fn task_without_retries_that_outlives_the_drain_ends_as_interrupted() {
+    let mut stage = Stage::open(|_| Ok(())).await;
+    let mut job = stage.job(once(), 1).await;
+    let ctx = Ctx::new(&stage.desk, &job, 1, 1, clock::now());
+    let mark = mark::of(BEGUN, &job.task, RunToken::draw(), stage.desk.owners.executor());
+    let Stored::This(mark) = mark::store(&stage.desk.bus, &job.task, &mark, None).await.expect("an answer") else {
+        panic!("there was a mark");
+    };
+    ctx.marked(mark);
+    stage.desk.running.begin(&ctx);
+    next_run::halt(&stage.desk, &mut job).await;
+    assert_eq!(stage.outcome(&job.task).await, Some((Outcome::Failed, "interrupted".into())));
+    assert_eq!((stage.is_nothing_stored().await, stage.unanswered().await), (true, 0));
+}
+
+#[tokio::test]
+async fn result_that_loses_to_a_failure_makes_sure_of_its_dead_letter() {
+    let mut stage = Stage::open(|_| Ok(())).await;
+    let mut ended = Ended::of(1);
+    let [alone, together] = [stage.job(task(1), 1).await, stage.job(task(1), 1).await];
+    let (bus, tasks) = (stage.desk.bus.clone(), [Arc::clone(&alone.task), Arc::clone(&together.task)]);
+    for task in &tasks {
+        // Whoever stored it died then.
+        let failed =
+            Completion { token: Some(RunToken::draw()), ..Completion::of(task, Outcome::Failed, clock::now()) };
+        bus.complete(&failed.with_failure(Failure::new("broken", "no"))).await.expect("stored");
+    }
+    run(&stage.desk, &alone).await;
+    let Look::Ended = look(&stage.desk, together, &mut ended).await else { panic!("it ends at once") };
+    settle_all(&stage.desk, ended).await;
+    for task in tasks {
+        assert!(bus.find_dead(&task.id).await.expect("read").is_some());
+    }
     assert_eq!(stage.unanswered().await, 0);
 }
