@@ -123,7 +123,8 @@ async fn outage_longer_than_a_lease_costs_no_work_and_no_attempt() {
             );
         }));
     }
-    kit.serve(Executor::new(kit.client(), QUEUE).state(failing.clone()).task(fails_once));
+    // Its one slot is taken: it wins its lease back though it has no room to pull.
+    kit.serve(Executor::new(kit.client(), QUEUE).state(failing.clone()).slots(1).prefetch(0).task(fails_once));
     announced(&kit, FailsOnce::TYPE).await;
     let retried = kit.client().submit(FailsOnce {}).await.expect("accepted");
     failing.begun(1).await;
