@@ -17,6 +17,7 @@ use super::service::{TaskReply, TaskRequest, TaskService};
 use super::spans;
 use super::telling::Ran;
 use super::unbundle;
+use crate::registry::Registry;
 use crate::task::{Kind, TaskError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -59,10 +60,12 @@ pub(crate) struct Desk {
     pub(crate) owners: Arc<Owners>,
     pub(crate) cancelled: Arc<Cancelled>,
     pub(crate) unbegun: Arc<Unbegun>,
+    pub(crate) registry: Registry,
 }
 
 /// A type that is served.
 pub(crate) struct Serving {
+    /// As this executor announced it: what people have set over it is in the registry.
     pub(crate) entry: TypeEntry,
     pub(crate) service: TaskService,
     /// How long its runs take.

@@ -108,7 +108,7 @@ pub(crate) async fn run(plan: Plan, drain: CancellationToken) -> Result<(), Erro
     helpers.spawn(liveness.watch(Arc::clone(&owners)));
     helpers.spawn(announcing.keep());
     lanes.begin(&fits).await.map_err(failed)?;
-    helpers.spawn(lanes.follow(registry));
+    helpers.spawn(lanes.follow(registry.clone()));
     helpers.spawn(Arc::clone(&holding).keep_alive());
     helpers.spawn(Arc::clone(&governor).run(Arc::clone(&ledger)));
     {
@@ -129,6 +129,7 @@ pub(crate) async fn run(plan: Plan, drain: CancellationToken) -> Result<(), Erro
         owners,
         cancelled,
         unbegun,
+        registry,
     };
     Counter::new(desk, holding, freed, reporter).serve(inbox, drain_within, drain).await;
     helpers.shutdown().await;

@@ -317,8 +317,6 @@ impl<S: Clone + Send + Sync + 'static> Executor<S> {
         let announcing = announce::Announcing { bus: bus.clone(), queue: queue.clone(), types: types.collect() };
         let mut served = BTreeMap::new();
         for (offered, entry) in offered.into_iter().zip(announced.types) {
-            // The back-off too: retries and timeout of a task come with it, from the dispatcher.
-            let entry = self.client.registry().overridden(&offered.task_type, entry);
             let service = self.wraps.iter().fold(offered.service, |inner, wrap| wrap(inner));
             served.insert(
                 offered.task_type,

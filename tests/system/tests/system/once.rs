@@ -12,7 +12,7 @@ use jetlane_bus::topology::Settings;
 use jetlane_bus::{Outgoing, Pulled};
 use jetlane_core::run::RECONNECT_GRACE;
 use jetlane_schemas::subject::{self, BUCKET_REGISTRY, Lane, LaneKind, STREAM_DONE, STREAM_LANES};
-use jetlane_schemas::{Fit, Priority, TaskEvent, frame};
+use jetlane_schemas::{Fit, Priority, TaskEvent, TypeOverride, frame};
 use jetlane_testkit::{Kit, server, soon};
 use rustix::process::Signal;
 use schemars::JsonSchema;
@@ -407,6 +407,28 @@ async fn retry_is_never_sooner_than_asked() {
             assert!(pair[1] - pair[0] >= Duration::from_millis(delay), "{:?} of {delay} ms", pair[1] - pair[0]);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retry_waits_as_long_as_was_set_since_its_executor_started() {
+    const SET_MS: u64 = 600_000;
+    let (kit, bench) = (Kit::start().await, Bench::default());
+    kit.serve(Executor::new(kit.client(), QUEUE).state(bench.clone()).task(fails_once));
+    announced(&kit, FailsOnce::TYPE).await;
+    let handle = kit.client().submit(FailsOnce {}).await.expect("accepted");
+    bench.begun(1).await;
+    let task_type = FailsOnce::TYPE.parse().expect("valid");
+    let set = TypeOverride { backoff_ms: Some(SET_MS), backoff_ms_max: Some(SET_MS), ..TypeOverride::default() };
+    let registry = kit.client().bus().bucket(BUCKET_REGISTRY).await.expect("there");
+    registry.put(&subject::registry_override(&task_type), &set).await.expect("set");
+    until("it is heard", async || kit.client().task_type(&task_type).is_some_and(|entry| entry.backoff_ms == SET_MS))
+        .await;
+    let before = jetlane_bus::clock::now();
+    bench.gate.0.add_permits(1);
+    let scheduled = async || kit.client().bus().scheduled(handle.id()).await.expect("read");
+    until("the retry is stored", async || scheduled().await.is_some()).await;
+    let (at, _) = scheduled().await.expect("stored");
+    assert!(at.0 > before.0 + SET_MS * 1_000 / 4, "due {} us later", at.0 - before.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

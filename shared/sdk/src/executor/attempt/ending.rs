@@ -42,10 +42,10 @@ impl Run<'_> {
             Kind::Cancelled => Answer::Fail,
             Kind::Yielded => Answer::Yield,
         };
-        let backoff = Backoff {
-            base: Duration::from_millis(self.serving.entry.backoff_ms),
-            max: Duration::from_millis(self.serving.entry.backoff_ms_max),
-        };
+        // Retries and timeout of a task come with it, from the dispatcher; the back-off does not.
+        let entry = self.desk.registry.overridden(&self.job.task.task_type, self.serving.entry.clone());
+        let backoff =
+            Backoff { base: Duration::from_millis(entry.backoff_ms), max: Duration::from_millis(entry.backoff_ms_max) };
         let seed = u64::from(self.facts.attempt) ^ hash(&self.job.task.id);
         match follow(answer, self.facts.attempt, self.facts.retries, backoff, seed) {
             Step::Retry { delay, attempts } => Box::pin(self.run_again(ctx, &error, delay, attempts, since)).await,

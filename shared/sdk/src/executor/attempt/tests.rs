@@ -98,6 +98,7 @@ impl Stage {
             owners: Arc::new(owners),
             cancelled: Arc::new(Cancelled::default()),
             unbegun,
+            registry: Registry::follow(bus.clone()).0,
             completing: Completing::begin(bus.clone(), 4),
             bus,
             queue: QueueName::default_queue(),
