@@ -85,12 +85,9 @@ pub fn read(
             attributes.iter().filter_map(|(k, v)| Some((k.strip_prefix("ce-")?.to_owned(), v.to_owned()))).collect();
         task.trace = TraceContext::from_headers(&prefixed);
     }
-    task.headers = message
-        .headers
-        .iter()
-        .filter(|(name, _)| header::is_users(name))
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
+    for (name, value) in message.headers.iter().filter(|(name, _)| header::is_users(name)) {
+        task.push_header(name.to_owned(), value.to_owned());
+    }
     match set_options(&mut task, &attributes, message.stored_at, parse_time) {
         Ok(()) => Ok(task),
         Err(reason) => Err(Refused { task: Box::new(task), reason }),

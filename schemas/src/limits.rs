@@ -20,6 +20,10 @@ pub const ERROR_BYTES_MAX: usize = 16 * 1024;
 pub const HEADERS_MAX: usize = 32;
 /// All headers of a task together, names and values, in bytes.
 pub const HEADER_BYTES_MAX: usize = 16 * 1024;
+/// The longest `baggage` that is carried, in bytes: what W3C Baggage asks of everybody (3.3.1).
+pub const BAGGAGE_BYTES_MAX: usize = 8_192;
+/// The most members of a `baggage` that are carried (3.3.1).
+pub const BAGGAGE_MEMBERS_MAX: usize = 64;
 /// The most callbacks of one task.
 pub const CALLBACKS_MAX: usize = 8;
 /// The largest checkpoint, in bytes: it rides along with the body inside one message.

@@ -3,7 +3,8 @@
 use crate::claim::UNIQUE_FOR_MS_MAX;
 use crate::id::{TaskId, TaskRef};
 use crate::limits::{
-    CALLBACKS_MAX, CHECKPOINT_BYTES_MAX, HEADER_BYTES_MAX, HEADERS_MAX, NAME_BYTES_MAX, RETRIES_MAX, TIMEOUT_MS_MAX,
+    BAGGAGE_BYTES_MAX, BAGGAGE_MEMBERS_MAX, CALLBACKS_MAX, CHECKPOINT_BYTES_MAX, HEADER_BYTES_MAX, HEADERS_MAX,
+    NAME_BYTES_MAX, RETRIES_MAX, TIMEOUT_MS_MAX,
 };
 use crate::needs::Needs;
 use crate::options::{Admit, Micros, PayloadCodec, Priority, Shard};
@@ -323,6 +324,18 @@ impl TaskEvent {
         }
     }
 
+    /// Adds a header for the handler. Baggage is one, however often it is given: the members that fit its bounds.
+    pub fn push_header(&mut self, name: String, value: String) {
+        if !name.eq_ignore_ascii_case(header::BAGGAGE) {
+            return self.headers.push((name, value));
+        }
+        let known = self.headers.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(header::BAGGAGE));
+        match known {
+            Some((_, members)) => *members = join_baggage([members.as_str(), &value]),
+            None => self.headers.push((name, join_baggage([value.as_str()]))),
+        }
+    }
+
     /// Checks every option against its range. `payload_bytes_max` is the limit on the body.
     pub fn check(&self, payload_bytes_max: usize) -> Result<(), InvalidOption> {
         if self.payload.len() > payload_bytes_max {
@@ -363,6 +376,22 @@ impl TaskEvent {
 /// Whether this can be a key: 1 to 256 bytes without control characters.
 pub(crate) fn is_key(text: &str) -> bool {
     !text.is_empty() && text.len() <= NAME_BYTES_MAX && !text.chars().any(char::is_control)
+}
+
+/// The members of baggage, of one header or several, as one value: whole ones, from the first, as far as they fit.
+fn join_baggage<'a>(values: impl IntoIterator<Item = &'a str>) -> String {
+    let members = values.into_iter().flat_map(|value| value.split(',')).map(str::trim);
+    let (mut joined, mut count) = (String::new(), 0);
+    for member in members.filter(|member| !member.is_empty()) {
+        let comma = usize::from(!joined.is_empty());
+        if count == BAGGAGE_MEMBERS_MAX || joined.len() + comma + member.len() > BAGGAGE_BYTES_MAX {
+            break;
+        }
+        joined.push_str(&","[..comma]);
+        joined.push_str(member);
+        count += 1;
+    }
+    joined
 }
 
 fn check_headers(headers: &[(String, String)]) -> Result<(), InvalidOption> {

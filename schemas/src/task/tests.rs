@@ -79,6 +79,24 @@ fn traceparent_of_a_later_version_is_read_as_far_as_it_is_known() {
 }
 
 #[test]
+fn baggage_is_one_header_of_whole_members_within_its_bounds() {
+    let task_type = TaskType::new("a.b").expect("valid");
+    let carried = |values: &[&str]| {
+        let queue = QueueName::default_queue();
+        let mut task = TaskEvent::new(TaskId::generate(), task_type.clone(), queue, Micros(0), Vec::new());
+        values.iter().for_each(|value| task.push_header("Baggage".into(), (*value).to_owned()));
+        task.headers.into_iter().map(|(_, value)| value).collect::<Vec<_>>()
+    };
+    assert_eq!(carried(&["a=1;p=2 , b=%2C,,", "c=3"]), ["a=1;p=2,b=%2C,c=3"]);
+    let many: Vec<String> = (0..99).map(|number| format!("k{number}=v")).collect();
+    assert_eq!(carried(&[&many.join(",")]), [many[..64].join(",")]);
+    let exact = [format!("a={}", "x".repeat(4_093)), format!("b={}", "y".repeat(4_094))];
+    assert_eq!(carried(&[&exact[0], &exact[1], "c=3"]), [exact.join(",")]);
+    assert_eq!(exact.join(",").len(), 8_192);
+    assert_eq!(carried(&[&"z".repeat(8_193)]), [""]);
+}
+
+#[test]
 fn tracestate_that_is_too_long_loses_whole_entries_from_its_end() {
     let entries: Vec<String> = (0..20).map(|n| format!("vendor{n:02}={}", "x".repeat(40))).collect();
     let kept = context(&format!("00{PARENT}01"), &entries.join(",")).tracestate;

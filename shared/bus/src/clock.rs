@@ -18,9 +18,9 @@ use tokio::sync::watch;
 
 /// How often the estimate of the broker's clock is refreshed: quartz drifts by less than 3 ms meanwhile.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
-/// The pause after the first request without a time, such as before the streams exist. It doubles up to
-/// [`REFRESH_EVERY`].
+/// The pause after the first request without a time, such as before the streams exist. It doubles up to the longest.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How long one request for the server's time may take: a slower answer tells little.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 /// Requests of one measurement; the quickest answer counts.
@@ -44,6 +44,11 @@ pub fn now() -> Micros {
         UNKNOWN => calendar(),
         offset => micros(Boottime::now().micros().saturating_add(offset)),
     }
+}
+
+/// Whether a server has told its time.
+pub(crate) fn is_known() -> bool {
+    OFFSET_US.load(Ordering::Relaxed) != UNKNOWN
 }
 
 /// The broker's time this long after now. It is not earlier, whatever the error of the estimate.
@@ -152,7 +157,7 @@ pub(crate) async fn follow(shared: Weak<Shared>, mut connections: watch::Receive
             return;
         }
         let Some(shared) = shared.upgrade() else { return };
-        pause = if measure(&shared).await { REFRESH_EVERY } else { (pause * 2).min(REFRESH_EVERY) };
+        pause = if measure(&shared).await { REFRESH_EVERY } else { (pause * 2).min(RETRY_PAUSE_MAX) };
     }
 }
 

@@ -244,6 +244,14 @@ impl Bus {
         crate::clock::measure(&self.shared).await;
     }
 
+    /// Asks the server for its time where it has not told it yet: before the streams exist it cannot. Costs nothing
+    /// once it is known.
+    pub async fn know_clock(&self) {
+        if !crate::clock::is_known() {
+            self.measure_clock().await;
+        }
+    }
+
     async fn wait_connected(&self) {
         let mut connections = self.connections();
         // The sender lives as long as the client, so waiting ends with the first connection.

@@ -115,7 +115,10 @@ impl Bus {
             max_waiting: WAITING_PULLS_MAX,
             ..pull::Config::default()
         };
-        self.make_consumer(STREAM_LANES, config).await
+        self.make_consumer(STREAM_LANES, config).await?;
+        // Whoever runs what the lane brings computes when it runs again.
+        self.know_clock().await;
+        Ok(())
     }
 
     /// Makes a durable consumer of any stream, as it is told.

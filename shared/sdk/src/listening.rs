@@ -12,8 +12,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-/// How often those who have waited this long are looked up in DONE: a net, not the way.
+/// How often those who have waited long are looked up in DONE: a net, not the way.
 const LOOK_UP_EVERY: Duration = Duration::from_secs(15);
+/// How long that is: who came shortly after a round is not left to the one after next.
+const WAITED_LONG: Duration = Duration::from_millis(7_500);
 /// Look-ups in flight at once.
 const LOOK_UPS_IN_FLIGHT: usize = 32;
 /// The most look-ups of one round and type, so that a million waiting handles cost a bounded load: 273 requests a
@@ -238,7 +240,7 @@ async fn look_up(bus: Bus, task_type: TaskType, waiting: Arc<Mutex<Waiting>>, mu
         let now = Instant::now();
         let until = match look_up {
             LookUp::Everybody => now,
-            LookUp::ThoseWhoWaitLong => now.checked_sub(LOOK_UP_EVERY).unwrap_or(now),
+            LookUp::ThoseWhoWaitLong => now.checked_sub(WAITED_LONG).unwrap_or(now),
         };
         loop {
             let ids = take_turn(&mut lock(&waiting), until, LOOK_UPS_A_ROUND);

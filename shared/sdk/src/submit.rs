@@ -253,10 +253,11 @@ impl<O> Submit<O> {
         }
     }
 
-    /// A header for the handler; may be called more than once.
+    /// A header for the handler; may be called more than once. W3C `baggage` goes on to follow-ups: 64 members of 8 KiB
+    /// together at most, the first ones.
     pub fn header(self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.set(|task| {
-            task.headers.push((name.into(), value.into()));
+            task.push_header(name.into(), value.into());
             Ok(())
         })
     }

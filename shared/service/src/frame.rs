@@ -210,7 +210,11 @@ async fn within(frame: Frame, process: &Process, telemetry: &Telemetry, work: Wo
     if let Some(probes) = probes {
         probes.abort();
     }
-    telemetry.shutdown().await;
+    match &ended {
+        // At once means at once: whoever takes the spans may be what the drain waited for.
+        Err(Error::Interrupted { .. }) => telemetry.abandon(),
+        _ => telemetry.shutdown().await,
+    }
     ended
 }
 

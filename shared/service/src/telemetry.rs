@@ -123,6 +123,11 @@ impl Guard {
         self.provider.is_some()
     }
 
+    /// Leaves the last spans: even dropping the exporter would wait for them.
+    pub fn abandon(self) {
+        std::mem::forget(self);
+    }
+
     /// Sends the last spans, for at most 5 s. Call it inside the runtime, when all work is done.
     pub async fn shutdown(self) {
         let Some(provider) = self.provider else { return };

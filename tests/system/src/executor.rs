@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::io::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::Semaphore;
 
@@ -45,6 +46,24 @@ async fn deadly(_: Deadly, ctx: Ctx) -> Result<(), TaskError> {
     std::process::abort()
 }
 
+/// Fails at its first two attempts.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+struct FailsTwice {}
+
+impl Task for FailsTwice {
+    const TYPE: &'static str = "test.fails-twice";
+    type Output = u32;
+
+    fn options() -> TaskOptions {
+        TaskOptions { retries: 2, backoff: Duration::from_secs(1), ..TaskOptions::default() }
+    }
+}
+
+async fn fails_twice(_: FailsTwice, ctx: Ctx) -> Result<u32, TaskError> {
+    tell(&format!("began fails-twice {}", ctx.attempt()))?;
+    if ctx.attempt() > 2 { Ok(ctx.attempt()) } else { Err(TaskError::retry("not yet")) }
+}
+
 fn tell(line: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;
@@ -66,9 +85,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let permits = Arc::new(Semaphore::new(0));
     tokio::spawn(read_lines(Arc::clone(&permits)));
     let slots = std::env::var("SLOTS")?.parse()?;
-    // Nothing waits here beside what runs: what is delivered has begun.
-    let executor = Executor::new(&client, "tests").state(permits).slots(slots).prefetch(0);
-    executor.task(held).task(deadly).run().await?;
+    // Unless a test wants it otherwise, nothing waits here beside what runs: what is delivered has begun.
+    let prefetch = std::env::var("PREFETCH").map_or(Ok(0), |text| text.parse())?;
+    let executor = Executor::new(&client, "tests").state(permits).slots(slots).prefetch(prefetch);
+    executor.task(held).task(deadly).task(fails_twice).run().await?;
     tell("drained")?;
     // The reader of standard input would keep the runtime waiting.
     std::process::exit(0)

@@ -67,6 +67,7 @@ async fn store(client: &Client, ready: Ready, claim: Option<u64>) -> Result<Acce
     let Ready { id, mut task, known, door, delay, company } = ready;
     let failed = |source| Error::Submit { id: id.clone(), source };
     if !delay.is_zero() {
+        client.bus().know_clock().await;
         task.due_at = Some(clock::after(delay));
     }
     if door == Door::Queue && company == Company::Any && task.due_at.is_none() {

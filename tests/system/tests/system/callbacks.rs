@@ -6,7 +6,7 @@ use crate::receiver::{Receiver, Request};
 use crate::tasks::{Bench, Echo, Flaky, Gated, How, echo, flaky, gated};
 use crate::waits::{announced, drained, until};
 use futures::StreamExt;
-use jetlane::{Attempt, Callback, Executor, Outcome, Priority, State, Task, TaskError, TaskId};
+use jetlane::{Attempt, Callback, Ctx, Executor, Outcome, Priority, State, Task, TaskError, TaskId, TaskType};
 use jetlane_callback::endpoint::{EndpointSettings, SecretText};
 use jetlane_callback::signature::Secret;
 use jetlane_callback::{Counts, Endpoints, Settings};
@@ -136,6 +136,56 @@ async fn a_follow_up_receives_the_output_the_priority_and_the_id_of_its_parent()
     let message = soon(chained.next()).await.expect("a callback");
     assert_eq!(message.payload.as_ref(), br#""after first""#);
     drained(rig.kit.client().bus(), &[]).await;
+}
+
+/// Its output is the baggage that its handler sees.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+struct Carries(String);
+
+impl Task for Carries {
+    const TYPE: &'static str = "test.carries";
+    type Output = String;
+}
+
+async fn carries(_: Carries, ctx: Ctx) -> Result<String, TaskError> {
+    Ok(ctx.headers().get("baggage").unwrap_or_default().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn baggage_of_a_submission_reaches_its_handler_and_its_follow_ups_cut_by_whole_members() {
+    let rig = Rig::start(None).await;
+    rig.kit.serve(Executor::new(rig.kit.client(), "carriers").task(carries));
+    announced(&rig.kit, Carries::TYPE).await;
+    let task_type: TaskType = Carries::TYPE.parse().expect("valid");
+    let next = |callbacks| Callback::Task { task_type: task_type.clone(), priority: None, callbacks };
+    // More than 8 KiB, and more than all headers of a task may have together.
+    let members: Vec<String> = (0..40).map(|number| format!("k{number}={};p=1", "v".repeat(600))).collect();
+    let kept = members[..13].join(",");
+    let client = rig.kit.client();
+    let by_sdk =
+        client.submit(Carries(String::new())).header("Baggage", members.join(", ")).callback(next(vec![next(vec![])]));
+    let by_sdk = by_sdk.await.expect("accepted").id().clone();
+    let chain = serde_json::to_string(&[next(vec![])]).expect("JSON");
+    let headers = [
+        ("ce-id", "a-name-of-twenty-letters"),
+        ("baggage", "a=1,b=2;p"),
+        ("ce-jetlanecallbacks", chain.as_str()),
+        ("Baggage", "c=3"),
+    ];
+    rig.outsider.publish("jetlane.submit.test.carries", &headers, r#""""#).await;
+    for (first, follow_ups, expected) in
+        [(by_sdk, 2, kept.as_str()), (TaskId::new("a-name-of-twenty-letters").expect("valid"), 1, "a=1,b=2;p,c=3")]
+    {
+        let mut id = first;
+        for depth in 0..=follow_ups {
+            let mut handle = client.handle::<Carries>(id.clone()).expect("valid");
+            let done = soon(handle.completion()).await.expect("completes");
+            let seen: String = serde_json::from_slice(&done.body).expect("a text");
+            assert_eq!((done.outcome, seen.as_str()), (Outcome::Succeeded, expected), "{id} at depth {depth}");
+            id = TaskId::of_follow_up(&task_type, &id, 0);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

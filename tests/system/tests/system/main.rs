@@ -4,6 +4,7 @@
 mod bad_input;
 mod body_limit;
 mod callbacks;
+mod clocks;
 mod dead_letters;
 mod dispatcher_crash;
 mod executor;
@@ -16,8 +17,10 @@ mod plain_lane;
 mod processes;
 mod readiness;
 mod receiver;
+mod reference;
 mod resources;
 mod scheduling;
+mod signals;
 mod subscriptions;
 mod survival;
 mod tasks;

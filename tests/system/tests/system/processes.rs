@@ -57,6 +57,15 @@ impl Process {
         }
     }
 
+    /// Waits until it ends, and returns what it has said and nobody has read.
+    pub(crate) async fn rest(&mut self) -> Vec<String> {
+        let mut rest = Vec::new();
+        while let Some(line) = soon(self.lines.next_line()).await.expect("readable") {
+            rest.push(line);
+        }
+        rest
+    }
+
     /// Lets a run end.
     pub(crate) async fn let_one_end(&mut self) {
         self.stdin.write_all(b"\n").await.expect("it reads");
@@ -65,6 +74,20 @@ impl Process {
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).expect("a small number")));
         kill_process(pid.expect("it has not ended"), signal).expect("it may be signalled");
+    }
+
+    /// The same to a process that may have ended.
+    pub(crate) fn signal_if_there(&self, signal: Signal) {
+        let pid = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let _gone = pid.map(|pid| kill_process(pid, signal));
+    }
+
+    /// The most memory that it has had resident so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().expect("it has not ended")));
+        let status = status.expect("readable");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells it");
+        peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
     }
 
     /// Ends it at once and waits until it is gone.

@@ -12,6 +12,7 @@ use jetlane_testkit::{Kit, soon};
 use rustix::process::Signal;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -271,4 +272,44 @@ async fn a_run_that_outlasts_its_lease_keeps_it_by_signs_of_life() {
     assert_eq!(soon(handle.into_future()).await.expect("succeeds"), "elsewhere 1");
     assert_eq!(bench.began.lock().await.len(), 1, "it ran once");
     drained(kit.client().bus(), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lone_executor_that_is_stopped_for_longer_than_its_leases_runs_nothing_twice() {
+    const TASKS: usize = 60;
+    let kit = Kit::start().await;
+    let mut process = Process::executor(&kit.url(), &[("SLOTS", "8"), ("PREFETCH", "8")]);
+    let handles = submit_held(&kit, TASKS).await;
+    let mut began = BTreeMap::<String, usize>::new();
+    let mut begins = async |process: &mut Process| {
+        let line = process.says("began").await;
+        *began.entry(line.split(' ').nth(1).expect("a name").to_owned()).or_default() += 1;
+    };
+    for _ in 0..8 {
+        begins(&mut process).await;
+    }
+    process.signal(Signal::STOP);
+    // Twice over, so that what was delivered has come again and waits in its socket; the time is what is tested.
+    sleep_until(Instant::now() + 2 * LANE_ACK_WAIT + Duration::from_secs(2)).await;
+    process.signal(Signal::CONT);
+    for _ in 0..2 * TASKS {
+        process.let_one_end().await;
+    }
+    for _ in 8..TASKS {
+        begins(&mut process).await;
+    }
+    for handle in handles {
+        assert_eq!(soon(handle.into_future()).await.expect("succeeds"), "by the process");
+    }
+    drained(kit.client().bus(), &[]).await;
+    process.signal(Signal::TERM);
+    // All that it said until its end.
+    for line in process.rest().await {
+        if let Some(text) = line.strip_prefix("began ") {
+            *began.entry(text.split(' ').next().expect("a name").to_owned()).or_default() += 1;
+        }
+    }
+    assert_eq!(began.len(), TASKS);
+    let twice: Vec<_> = began.iter().filter(|(_, begins)| **begins > 1).collect();
+    assert!(twice.is_empty(), "nobody else could have run them: {twice:?}");
 }
