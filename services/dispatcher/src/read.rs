@@ -45,6 +45,8 @@ pub(crate) enum Fate {
     NoFit(Micros),
     /// It is another queue's by now: it stays in the stream.
     Leave,
+    /// Its task has ended, and a later task of its key waits behind it: its message is acknowledged.
+    Superseded,
 }
 
 /// A message of a flow.

@@ -162,14 +162,19 @@ impl Duplicates {
         }
     }
 
-    /// A message has the key of its task, which says that it is a task of its own: the runs of an earlier task under the
-    /// same id are forgotten, except of that very message.
-    pub fn claimed(&mut self, task_type: &TaskType, id: &TaskId, source: Source) {
+    /// Forgets the runs of an earlier task of a key that left, once a message holds the key for a task of its own.
+    /// Returns the first run of the earlier task where it is still held: that task has ended, and neither message is a
+    /// copy of the other. Runs of the message itself stay known.
+    pub fn claimed(&mut self, task_type: &TaskType, id: &TaskId, source: Source) -> Option<EntryId> {
         let earlier = |state: &State| matches!(state, State::Left { source: from, .. } if *from != source);
         let runs = self.runs.range(Key::of(task_type, id, 0)..=Key::of(task_type, id, u32::MAX));
         let forgotten: Vec<Key> = runs.filter(|(_, state)| earlier(state)).map(|(key, _)| key.clone()).collect();
         for key in forgotten {
             self.runs.remove(&key);
+        }
+        match self.runs.get(&Key::of(task_type, id, 1)) {
+            Some(State::Held(entry, from)) if *from != source => Some(*entry),
+            Some(_) | None => None,
         }
     }
 
@@ -313,17 +318,14 @@ mod tests {
             runs.leaves(NOW, ("a", run), Departure::GoesOn);
         }
         let message = |sequence| Source { origin: 1, sequence };
-        runs.0.claimed(&kind("a.b"), &id("a"), message(HERE + 1));
+        assert_eq!(runs.0.claimed(&kind("a.b"), &id("a"), message(HERE + 1)), None);
         assert_eq!(runs.arrives(NOW, ("a", 1), HERE + 1, 2), Arrival::Copy, "its ack was lost");
-        runs.0.claimed(&kind("a.b"), &id("a"), message(THERE + 9));
+        assert_eq!(runs.0.claimed(&kind("a.b"), &id("a"), message(THERE + 9)), None);
         assert_eq!(runs.arrives(NOW, ("a", 1), THERE + 9, 3), Arrival::New);
         assert_eq!(runs.arrives(NOW, ("a", 2), THERE + 10, 4), Arrival::New);
-        runs.0.claimed(&kind("a.b"), &id("a"), message(THERE + 11));
-        assert_eq!(
-            runs.arrives(NOW, ("a", 1), THERE + 11, 5),
-            Arrival::Copy,
-            "what is held is left to whoever holds it"
-        );
+        assert_eq!(runs.0.claimed(&kind("a.b"), &id("a"), message(THERE + 9)), None, "it is its own");
+        let earlier = runs.0.claimed(&kind("a.b"), &id("a"), message(THERE + 11));
+        assert_eq!(earlier, Some(EntryId(3)), "the earlier task is to leave first");
     }
 
     #[test]

@@ -75,7 +75,7 @@ enum Letter {
     News(News),
     ToLane(Vec<EntryId>, Published),
     Away(EntryId, bool),
-    Claimed(EntryId, Claimed),
+    Claimed(Box<Arrived>, Claimed),
     PullEnded(FlowId, u64),
     Pulled(FlowId, u64, u32),
     Counted(u64, u64),
@@ -259,6 +259,14 @@ enum Fate {
     Later(Time),
 }
 
+/// A task that has arrived and is not held yet.
+struct Arrived {
+    flow: usize,
+    place: (Stream, u64),
+    source: u64,
+    task: TaskEvent,
+}
+
 struct Held {
     task: Rc<TaskEvent>,
     fate: Fate,
@@ -297,8 +305,6 @@ struct Leader {
     /// Publishes to lanes whose outcome is not known.
     on_the_way: usize,
     counted_at: Time,
-    /// Tasks that wait for their claims.
-    claiming: BTreeMap<EntryId, (Entry, bool)>,
 }
 
 impl Leader {
@@ -327,7 +333,6 @@ impl Leader {
             moved_at: of.site.world.now(),
             on_the_way: 0,
             counted_at: 0,
-            claiming: BTreeMap::new(),
         }
     }
 
@@ -401,7 +406,7 @@ impl Leader {
                 self.gone(entry, Stored::Before, departure);
             }
             Letter::Away(entry, false) => self.back(entry),
-            Letter::Claimed(entry, claimed) => self.claimed(entry, claimed),
+            Letter::Claimed(arrived, claimed) => self.claimed(*arrived, claimed),
             Letter::Pulled(flow, number, messages) => {
                 let entry = self.pulls.entry(number).or_insert((flow, 0));
                 entry.1 += messages;
@@ -450,11 +455,19 @@ impl Leader {
         for task in tasks.iter() {
             let mut task = TaskEvent::clone(task);
             task.suspect |= is_suspect;
-            self.hold(flow, place, source, task);
+            let needs_claim = task.key.is_some() && task.run == 1 && !self.site.mutants.has(Mutant::KeyNotClaimed);
+            let arrived = Arrived { flow, place, source, task };
+            // Nothing is decided about a copy before it is known which message holds the claim.
+            if needs_claim {
+                self.claim(arrived);
+            } else {
+                self.hold(arrived);
+            }
         }
     }
 
-    fn hold(&mut self, flow: usize, place: (Stream, u64), source: u64, task: TaskEvent) {
+    fn hold(&mut self, arrived: Arrived) {
+        let Arrived { flow, place, source, task } = arrived;
         let now = self.now();
         self.entries += 1;
         let id = EntryId(self.entries);
@@ -469,11 +482,6 @@ impl Leader {
         let arrival = self.runs.arrived(now, arriving, || is_under_way);
         let mut task = task;
         task.suspect |= arrival == Arrival::Repeated;
-        if arrival == Arrival::Copy && self.is_claiming(&task) {
-            // Which of the two holds the claim is not known yet: neither is acked.
-            self.leave_source(source);
-            return;
-        }
         if matches!(arrival, Arrival::Copy | Arrival::UnderWay) {
             let index = index_of(&task);
             self.site.checker.borrow_mut().log(index, now.0, format!("arrived as {arrival:?}"));
@@ -500,31 +508,7 @@ impl Leader {
             bytes: 300,
         };
         let is_cancelled = self.cancelled.borrow().contains(task.id.as_str());
-        let needs_claim = task.key.is_some() && task.run == 1 && !self.site.mutants.has(Mutant::KeyNotClaimed);
-        let task = Rc::new(task);
-        self.held.insert(id, Held { task: Rc::clone(&task), fate, source });
-        if needs_claim {
-            self.claiming.insert(id, (entry, is_cancelled));
-            self.claim(id, &task, place);
-        } else {
-            self.admit(entry, is_cancelled);
-        }
-    }
-
-    fn is_claiming(&self, task: &TaskEvent) -> bool {
-        let entries = self.runs.held(&task.id).filter(|(_, entry)| self.claiming.contains_key(entry));
-        entries.into_iter().next().is_some()
-    }
-
-    /// A message that is left to come again.
-    fn leave_source(&mut self, id: u64) {
-        if let Some(source) = self.sources.remove(&id) {
-            self.places.remove(&(source.delivery.consumer.stream, source.delivery.sequence));
-        }
-    }
-
-    fn admit(&mut self, entry: Entry, is_cancelled: bool) {
-        let now = self.now();
+        self.held.insert(id, Held { task: Rc::new(task), fate, source });
         self.core.on(now, Event::Arrived(entry));
         if is_cancelled {
             self.core.on(now, Event::Cancelled(entry.id));
@@ -532,9 +516,9 @@ impl Leader {
     }
 
     /// Takes the claim of a key for this message, or finds out that another holds it.
-    fn claim(&self, entry: EntryId, task: &TaskEvent, place: (Stream, u64)) {
+    fn claim(&self, arrived: Arrived) {
         let (site, process, letters) = (Rc::clone(&self.site), self.process, self.letters.clone());
-        let id: Rc<str> = task.id.as_str().into();
+        let (id, place) = (Rc::<str>::from(arrived.task.id.as_str()), arrived.place);
         let mine = Claim::Held { in_time: place.0 == Stream::Time, sequence: place.1 };
         self.spawn(async move {
             let subject = Subject::Of(id);
@@ -559,35 +543,23 @@ impl Leader {
                     }
                 }
             };
-            letters.send(Letter::Claimed(entry, claimed));
+            letters.send(Letter::Claimed(Box::new(arrived), claimed));
         });
     }
 
-    fn claimed(&mut self, id: EntryId, claimed: Claimed) {
-        let Some((entry, is_cancelled)) = self.claiming.remove(&id) else { return };
-        let Some(held) = self.held.get(&id) else { return };
-        let index = index_of(&held.task);
-        self.site.checker.borrow_mut().log(index, self.now().0, format!("claim: {claimed:?}, run {}", held.task.run));
+    fn claimed(&mut self, arrived: Arrived, claimed: Claimed) {
+        let (index, run) = (index_of(&arrived.task), arrived.task.run);
+        self.site.checker.borrow_mut().log(index, self.now().0, format!("claim: {claimed:?}, run {run}"));
         match claimed {
-            Claimed::Mine => self.admit(entry, is_cancelled),
-            Claimed::Anothers => {
-                let held = self.held.remove(&id);
-                if let Some(held) = held {
-                    self.runs.forget(&held.task.task_type, &held.task.id, held.task.run);
-                    self.settle_source(held.source);
-                }
+            Claimed::Mine => {
+                let origin = u32::from(arrived.place.0 != Stream::Tasks);
+                let source = Source { origin, sequence: arrived.place.1 };
+                // No key of a plan is used by a second task, so no earlier one can be held.
+                let _none = self.runs.claimed(&arrived.task.task_type, &arrived.task.id, source);
+                self.hold(arrived);
             }
-            Claimed::Unknown => {
-                let task = Rc::clone(&held.task);
-                let place = self
-                    .sources
-                    .get(&held.source)
-                    .map(|source| (source.delivery.consumer.stream, source.delivery.sequence));
-                if let Some(place) = place {
-                    self.claiming.insert(id, (entry, is_cancelled));
-                    self.claim(id, &task, place);
-                }
-            }
+            Claimed::Anothers => self.settle_source(arrived.source),
+            Claimed::Unknown => self.claim(arrived),
         }
     }
 

@@ -192,7 +192,11 @@ impl Leader {
         let source = Source { origin, sequence: place.1 };
         let task = &held.task;
         if task.run == 1 && task.key.is_some() {
-            self.runs.claimed(&task.task_type, &task.id, source);
+            // A message that holds its key is a copy of no other message, and never acknowledged as one.
+            if let Some(earlier) = self.runs.claimed(&task.task_type, &task.id, source) {
+                self.supersede(earlier);
+                return self.look_again(held.source);
+            }
         }
         let message = Arriving { task_type: &task.task_type, id: &task.id, run: task.run, source, entry: id };
         match self
@@ -202,10 +206,6 @@ impl Leader {
             Arrival::New => {}
             // Submitted again: whoever runs it looks for its completion first.
             Arrival::Repeated => held.task.suspect = true,
-            // Its claim says that it is no copy: what was held of an earlier task of the key is about to leave.
-            Arrival::Copy if held.task.key.is_some() && held.task.run == 1 && delivered == 1 => {
-                return self.look_again(held.source);
-            }
             Arrival::UnderWay if delivered == 1 => return self.look_again(held.source),
             Arrival::UnderWay | Arrival::Copy => {
                 // The first of its run is stored, in its stream or in its lane.
@@ -229,6 +229,15 @@ impl Leader {
         self.core.on(now, Event::Arrived(entry));
         if is_cancelled {
             self.core.on(now, Event::Cancelled(id));
+        }
+    }
+
+    /// Drops a task that has ended while it was held: a later task of its key has the key by now.
+    fn supersede(&mut self, entry: EntryId) {
+        if let Some(held) = self.held.get_mut(&entry) {
+            tracing::debug!(task_id = %held.task.id, "A task that has ended makes way for the next task of its key.");
+            held.fate = Fate::Superseded;
+            self.core.on(clock::now(), Event::Cancelled(entry));
         }
     }
 

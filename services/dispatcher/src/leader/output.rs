@@ -61,7 +61,7 @@ impl Leader {
                 }));
                 return;
             }
-            Fate::Leave => return self.drop_entry(entry),
+            Fate::Leave | Fate::Superseded => return self.drop_entry(entry),
             Fate::Run | Fate::Later(_) | Fate::Unknown(_) | Fate::NoFit(_) => expired(),
             Fate::Reject(failure) => (Outcome::Rejected, failure.clone()),
         };
@@ -78,6 +78,9 @@ impl Leader {
     /// queue's now is left in the stream.
     pub(super) fn drop_entry(&mut self, entry: EntryId) {
         let Some(held) = self.held.get(&entry) else { return };
+        if held.fate == Fate::Superseded {
+            return self.gone(entry, Stored::New, Departure::MayEnd);
+        }
         if held.fate != Fate::Leave {
             // The note may be of an earlier task of the same id, whose completion is forgotten.
             let (bus, task) = (self.world.bus.clone(), held.task.clone());
@@ -126,6 +129,9 @@ impl Leader {
     /// A task that was to be dropped goes back to its place: whoever runs it looks for its completion first.
     fn reinstate(&mut self, entry: EntryId) {
         if let Some(held) = self.held.get_mut(&entry) {
+            if held.fate == Fate::Superseded {
+                return self.gone(entry, Stored::New, Departure::MayEnd);
+            }
             held.task.suspect = true;
         }
         self.core.on(clock::now(), Event::Reinstated(entry));

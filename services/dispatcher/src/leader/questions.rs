@@ -211,7 +211,7 @@ fn reasons(held: &Held, standing: &Standing, is_served: bool) -> Vec<Reason> {
     let fit = || held.task.fit.clone();
     match held.fate {
         Fate::Run if !standing.is_leaving => {}
-        Fate::Run | Fate::Reject(_) | Fate::Leave => return vec![Reason::Leaving],
+        Fate::Run | Fate::Reject(_) | Fate::Leave | Fate::Superseded => return vec![Reason::Leaving],
         Fate::Later(until) | Fate::Unknown(until) => return vec![Reason::Delayed { until }],
         Fate::NoFit(until) => return vec![Reason::NoExecutorFits { fit: fit() }, Reason::Delayed { until }],
     }

@@ -105,3 +105,26 @@ async fn a_task_without_a_key_makes_no_claim() {
     stage.until_holds(STREAM_TASKS, 0).await;
     stage.until_holds(&format!("KV_{BUCKET_CLAIMS}"), 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn task_that_holds_its_key_is_never_acknowledged_as_a_copy_of_the_keys_last_task() {
+    let stage = stage().await;
+    // Nobody has room: the first task stays in the window, where its end is not noticed.
+    let headers = [KEY, ("ce-jetlaneuniquefor", "0")];
+    stage.publish("a.b", &headers, r#"{"n":1}"#).await;
+    let mut ended = task("pictures", "a.b", Priority::Normal);
+    ended.key = Some("order-7".into());
+    ended.id = ended.claim().expect("it has a key");
+    stage.until_read("pictures", &ended.id).await;
+    let done = Completion::of(&ended, Outcome::Cancelled, clock::now());
+    stage.bus.complete(&Completion { token: Some(RunToken::draw()), ..done }).await.expect("stored");
+    stage.publish("a.b", &headers, r#"{"n":2}"#).await;
+    // One of the two messages is acknowledged, and it is the first.
+    stage.until_holds(STREAM_TASKS, 1).await;
+    let mut taker = stage.taker("pictures").await;
+    let (task, delivery) = taker.next(5, PATIENCE).await.expect("a task comes");
+    assert_eq!(String::from_utf8_lossy(&task.payload), r#"{"n":2}"#);
+    complete(&stage, &mut taker, (task, delivery)).await;
+    stage.until_holds(STREAM_TASKS, 0).await;
+    assert!(taker.next(5, QUIET).await.is_none(), "the first has ended and does not run");
+}
