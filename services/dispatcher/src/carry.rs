@@ -141,17 +141,24 @@ pub(crate) async fn end(
     }
     let completed = bus.complete(&completion).await?;
     let Some(stored) = completed.stored(&completion) else { return Ok(false) };
-    // An earlier try of ours may have stored it and died before the dead letter.
-    if stored.outcome == outcome && matches!(outcome, Outcome::Rejected | Outcome::Failed) {
-        bus.bury(task, stored).await?;
-    }
+    bury(bus, task, stored).await?;
     Ok(true)
+}
+
+/// Stores the dead letter of a task whose stored completion calls for one: whoever stored that completion, this
+/// dispatcher or an executor, may have died before the letter. A letter that is there already stays as it is.
+async fn bury(bus: &Bus, task: &TaskEvent, stored: &Completion) -> Result<(), Error> {
+    match stored.outcome {
+        Outcome::Failed | Outcome::Rejected => bus.bury(task, stored).await,
+        Outcome::Succeeded | Outcome::Expired | Outcome::Cancelled => Ok(()),
+    }
 }
 
 /// Looks whether a cancelled task has its completion; stores then what follows from it, which its canceller may not
 /// have known.
 pub(crate) async fn drop(bus: &Bus, task: &TaskEvent) -> Result<bool, Error> {
     let Some(done) = bus.read_done(&task.task_type, &task.id).await? else { return Ok(false) };
+    bury(bus, task, &done).await?;
     if let Some(claim) = task.claim() {
         bus.end_claim(&task.task_type, &claim, &task.id).await?;
     }

@@ -1,8 +1,9 @@
 //! What bad input gets: a `rejected` completion and a dead letter, with every other task untouched.
 
 use crate::stage::{PATIENCE, Stage, task};
+use jetlane_bus::clock;
 use jetlane_schemas::subject::{self, STREAM_TASKS};
-use jetlane_schemas::{Headers, Outcome, Priority};
+use jetlane_schemas::{Completion, Failure, Headers, Outcome, Priority, RunToken, TaskEvent};
 
 const SCHEMA: &str = r#"{"queue":"pictures","schema":{"type":"object","required":["path"],
     "properties":{"path":{"type":"string"},"sizes":{"type":"array","items":{"type":"integer"}}}}}"#;
@@ -103,4 +104,42 @@ async fn a_type_nobody_serves_waits_in_the_stream() {
     let sequence = stage.publish("a.b", &[], "{}").await;
     assert_eq!(stage.taker("pictures").await.take(1, 1).await[0].id.as_str(), format!("s{sequence}"));
     stage.until_holds(STREAM_TASKS, 1).await;
+}
+
+/// Stores the `failed` completion of a task as an executor does that dies before its dead letter.
+async fn fail_without_a_dead_letter(stage: &Stage, task: &TaskEvent) {
+    let failed = Completion::of(task, Outcome::Failed, clock::now()).with_failure(Failure::new("error", "no picture"));
+    stage.bus.complete(&Completion { token: Some(RunToken::draw()), ..failed }).await.expect("stored");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_task_whose_deadline_passes_too_has_its_dead_letter_once() {
+    let stage = Stage::set().await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    let mut task = task("pictures", "a.b", Priority::Normal);
+    task.deadline = Some(clock::now());
+    fail_without_a_dead_letter(&stage, &task).await;
+    stage.submit(&task).await;
+    stage.until_holds(STREAM_TASKS, 0).await;
+    assert_eq!(stage.dead_letters().await, 1);
+    let dead = stage.dead_letter("pictures", "a.b", task.id.as_str()).await;
+    assert_eq!((dead.id, dead.payload), (task.id.clone(), task.payload.clone()));
+    assert_eq!(stage.completion("a.b", task.id.as_str()).await.outcome, Outcome::Failed);
+    // The same message once more, as after a lost ack: the letter is there already.
+    stage.publish("a.b", &[("ce-id", task.id.as_str()), ("ce-jetlanedeadline", "2026-01-01T00:00:00Z")], "{}").await;
+    stage.until_holds(STREAM_TASKS, 0).await;
+    assert_eq!(stage.dead_letters().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_task_that_is_cancelled_while_it_waits_has_its_dead_letter() {
+    let stage = Stage::set().await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    let task = task("pictures", "a.b", Priority::Normal);
+    stage.submit(&task).await;
+    stage.until_read("pictures", &task.id).await;
+    fail_without_a_dead_letter(&stage, &task).await;
+    stage.note_cancelled(&task).await;
+    stage.until_holds(STREAM_TASKS, 0).await;
+    assert_eq!(stage.dead_letters().await, 1);
 }
