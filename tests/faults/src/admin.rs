@@ -2,14 +2,17 @@
 //! the proxies.
 
 use crate::checker::Stored;
-use crate::servers::Servers;
+use crate::journal::{Event, Journal};
+use crate::servers::{SYSTEM, Servers};
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::{self, stream};
 use futures::{StreamExt, TryStreamExt};
+use jetlane_schemas::inquiry::BeginMark;
 use jetlane_schemas::{frame, header, subject};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -41,6 +44,8 @@ pub struct Admin {
     pub client: async_nats::Client,
     /// The same with streams.
     pub jetstream: jetstream::Context,
+    /// The account of the servers.
+    system: async_nats::Client,
 }
 
 /// What a replica of a stream holds.
@@ -60,10 +65,27 @@ impl Admin {
     /// # Errors
     /// When none answers.
     pub async fn connect(servers: &Servers) -> anyhow::Result<Self> {
-        let client = connect(&servers.urls()).await?;
+        let client = connect(&servers.urls(), async_nats::ConnectOptions::new()).await?;
+        let of_servers = async_nats::ConnectOptions::with_user_and_password(SYSTEM.into(), SYSTEM.into());
+        let system = connect(&servers.urls(), of_servers).await?;
         let mut jetstream = jetstream::new(client.clone());
         jetstream.set_timeout(ANSWER_TIME_MAX);
-        Ok(Self { client, jetstream })
+        Ok(Self { client, jetstream, system })
+    }
+
+    /// Writes each begin mark that executors store to the journal, until it is aborted.
+    pub async fn marks(self, journal: Arc<Journal>) {
+        let subject = subject::kv(subject::BUCKET_NOTES, "begun.>");
+        let prefix = subject.trim_end_matches('>').to_owned();
+        let Ok(mut marks) = self.client.subscribe(subject).await else { return };
+        while let Some(message) = marks.next().await {
+            let key = message.subject.strip_prefix(prefix.as_str()).and_then(|key| key.rsplit_once('.'));
+            let mark = serde_json::from_slice::<BeginMark>(&message.payload);
+            if let (Some((task_type, id)), Ok(mark)) = (key, mark) {
+                let (id, task_type) = (id.to_owned(), task_type.to_owned());
+                journal.write(Event::Mark { id, task_type, executor: mark.executor, begun: mark.begun });
+            }
+        }
     }
 
     /// Asks the API of the server until it answers.
@@ -302,6 +324,102 @@ impl Admin {
         Ok(())
     }
 
+    /// Asks the leader of the cluster, who places streams, to step down.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn step_down_meta(&self) -> anyhow::Result<Value> {
+        ask(&self.system, "$JS.API.META.LEADER.STEPDOWN", &json!({})).await
+    }
+
+    /// Waits until every copy of every stream is as new as its leader.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn replicas_are_current(&self) -> anyhow::Result<()> {
+        let until = Instant::now() + PATIENCE * 2;
+        loop {
+            let mut behind = Vec::new();
+            let listed = self.api("$JS.API.STREAM.LIST", &json!({})).await?;
+            for stream in listed["streams"].as_array().into_iter().flatten() {
+                let cluster = &stream["cluster"];
+                let replicas = cluster["replicas"].as_array().into_iter().flatten();
+                let lags = replicas.filter(|replica| replica["current"] != true || replica["offline"] == true);
+                let wanted = stream["config"]["num_replicas"].as_u64().unwrap_or(1);
+                let has = cluster["replicas"].as_array().map_or(0, Vec::len) as u64 + 1;
+                if lags.count() > 0 || has < wanted || (wanted > 1 && cluster["leader"].is_null()) {
+                    behind.push(stream["config"]["name"].to_string());
+                }
+            }
+            if behind.is_empty()
+                && listed["missing"].is_null()
+                && listed["total"].as_u64().is_some_and(|total| total > 0)
+            {
+                return Ok(());
+            }
+            anyhow::ensure!(Instant::now() < until, "copies stay behind: {behind:?}, missing {}", listed["missing"]);
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Stores a frame and returns its sequence.
+    ///
+    /// # Errors
+    /// When the stream does not take it in time.
+    pub async fn store(&self, subject: &str, body: &[u8]) -> anyhow::Result<u64> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let sent = async {
+                let sent = self.jetstream.publish(subject.to_owned(), body.to_vec().into()).await?;
+                sent.await
+            };
+            match sent.await {
+                Ok(ack) => return Ok(ack.sequence),
+                Err(error) if Instant::now() > until => return Err(error).context(format!("{subject} takes nothing")),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// Whether a stream holds this body under this sequence; it is removed if so.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn take(&self, stream: &str, sequence: u64, body: &[u8]) -> anyhow::Result<bool> {
+        let opened = self.stream(stream).await?;
+        let until = Instant::now() + PATIENCE;
+        let held = loop {
+            match opened.get_raw_message(sequence).await {
+                Ok(message) => break message.payload == body,
+                Err(error) if error.to_string().contains("no message found") => break false,
+                Err(error) if Instant::now() > until => return Err(error).context("a message cannot be read"),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        };
+        if held {
+            let removed = self.api(&format!("$JS.API.STREAM.MSG.DELETE.{stream}"), &json!({ "seq": sequence })).await?;
+            anyhow::ensure!(removed["error"].is_null(), "a message cannot be removed: {removed}");
+        }
+        Ok(held)
+    }
+
+    /// Which of these bodies are part of a message of a stream.
+    ///
+    /// # Errors
+    /// When the stream cannot be read to its end.
+    pub async fn holds(&self, stream: &str, bodies: &[Vec<u8>]) -> anyhow::Result<BTreeSet<Vec<u8>>> {
+        let mut found = BTreeSet::new();
+        if bodies.is_empty() {
+            return Ok(found);
+        }
+        self.read(stream, |message, _, _| {
+            let is_part = |body: &&Vec<u8>| message.payload.windows(body.len()).any(|part| part == body.as_slice());
+            found.extend(bodies.iter().filter(is_part).cloned());
+        })
+        .await?;
+        Ok(found)
+    }
+
     /// Asks the leader of a stream to step down.
     ///
     /// # Errors
@@ -311,9 +429,9 @@ impl Admin {
     }
 }
 
-async fn connect(urls: &[String]) -> anyhow::Result<async_nats::Client> {
+async fn connect(urls: &[String], options: async_nats::ConnectOptions) -> anyhow::Result<async_nats::Client> {
     let addresses: Vec<async_nats::ServerAddr> = urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
-    let options = async_nats::ConnectOptions::new()
+    let options = options
         .name("soak")
         .skip_subject_validation(true)
         .retry_on_initial_connect()

@@ -73,6 +73,12 @@ pub struct History {
     pub consumers: BTreeMap<String, Vec<String>>,
     /// Memory of the services in KiB: at the beginning, at the end.
     pub memory_kib: BTreeMap<String, (u64, u64)>,
+    /// Frames of an unknown version that nobody holds any more.
+    pub frames_gone: Vec<String>,
+    /// Services that are not ready once everything is healed, and what they say.
+    pub not_ready: BTreeMap<String, String>,
+    /// How many servers there are.
+    pub servers: usize,
     /// What the soak itself could not do, such as a process that did not drain.
     pub trouble: Vec<String>,
 }
@@ -120,6 +126,14 @@ pub enum Kind {
     ConsumerLeft,
     /// A service uses much more memory than at its beginning.
     Memory,
+    /// A frame of an unknown version is neither in its stream nor a dead letter.
+    FrameGone,
+    /// A service is not ready, or not alive, although everything is healed.
+    NotReady,
+    /// A service said that it was ready while the broker was away.
+    ReadyWithoutBroker,
+    /// A task began before its delay was over.
+    TooEarly,
     /// A process ended by itself.
     EndedByItself,
     /// Something had to be done by hand, or could not be done.
@@ -156,6 +170,8 @@ struct Task<'a> {
     heard: BTreeSet<&'a str>,
     callbacks: u64,
     completions: Vec<&'a Stored>,
+    /// The executors that were about to begin it, and when.
+    marks: Vec<(u64, &'a str)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -167,13 +183,16 @@ struct Run {
 
 /// Judges a soak.
 pub fn check(history: &History) -> Findings {
-    let mut judge = Judge { history, faults: faults(history), findings: Findings::default(), names: names(history) };
-    let tasks = tasks(history, &judge.names);
+    let names = names(history);
+    let tasks = tasks(history, &names);
+    let (faults, processes) = (faults(history), processes(&tasks));
+    let mut judge = Judge { history, faults, findings: Findings::default(), names, processes };
     for (name, task) in &tasks {
         judge.task(name, task);
     }
     judge.streams();
     judge.processes();
+    judge.health();
     judge.findings
 }
 
@@ -263,7 +282,14 @@ fn tasks<'a>(history: &'a History, names: &BTreeMap<&str, String>) -> BTreeMap<S
             Event::Callback { id, task_type, .. } => {
                 tasks.entry(format!("{task_type}.{id}")).or_default().callbacks += 1;
             }
-            Event::Unknown { .. } | Event::Started { .. } | Event::Ended { .. } | Event::Fault { .. } => {}
+            Event::Mark { id, task_type, executor, .. } => {
+                tasks.entry(format!("{task_type}.{id}")).or_default().marks.push((line.at_us, executor));
+            }
+            Event::Unknown { .. }
+            | Event::Started { .. }
+            | Event::Ended { .. }
+            | Event::Health { .. }
+            | Event::Fault { .. } => {}
         }
     }
     for stored in &history.completions {
@@ -277,6 +303,24 @@ struct Judge<'a> {
     faults: Vec<Injected>,
     findings: Findings,
     names: BTreeMap<&'a str, String>,
+    /// The processes of executors.
+    processes: BTreeMap<&'a str, u32>,
+}
+
+/// The process of each executor, by the runs that began in it right after their marks.
+fn processes<'a>(tasks: &BTreeMap<String, Task<'a>>) -> BTreeMap<&'a str, u32> {
+    let mut seen: BTreeMap<&str, BTreeMap<u32, usize>> = BTreeMap::new();
+    for task in tasks.values() {
+        for (at_us, executor) in &task.marks {
+            let next =
+                task.runs.iter().filter(|run| run.begin_us + FORERUN_US >= *at_us).min_by_key(|run| run.begin_us);
+            if let Some(run) = next {
+                *seen.entry(executor).or_default().entry(run.pid).or_default() += 1;
+            }
+        }
+    }
+    let most = |seen: BTreeMap<u32, usize>| seen.into_iter().max_by_key(|(_, times)| *times).map(|(pid, _)| pid);
+    seen.into_iter().filter_map(|(executor, pids)| Some((executor, most(pids)?))).collect()
 }
 
 impl Judge<'_> {
@@ -301,8 +345,9 @@ impl Judge<'_> {
             Event::Heard { id: of, .. }
             | Event::Begin { id: of, .. }
             | Event::End { id: of, .. }
+            | Event::Mark { id: of, .. }
             | Event::Callback { id: of, .. } => of == id,
-            Event::Started { .. } | Event::Ended { .. } | Event::Fault { .. } => false,
+            Event::Started { .. } | Event::Ended { .. } | Event::Health { .. } | Event::Fault { .. } => false,
         };
         let mut lines: Vec<(u64, String)> = self
             .history
@@ -375,6 +420,7 @@ impl Judge<'_> {
             self.outcome(name, task, completion, expect, retries);
         }
         self.runs(name, task, retries);
+        self.delay(name, task);
         let stored: BTreeSet<&str> = task.completions.iter().map(|stored| stored.outcome.as_str()).collect();
         if !task.heard.is_empty() && !task.heard.is_subset(&stored) {
             self.report(Kind::HeardOtherwise, name, format!("its submitter heard {:?}", task.heard));
@@ -410,6 +456,7 @@ impl Judge<'_> {
         }
         // A failure is explained where as many leases were broken as there are attempts.
         let broken = task.runs.iter().filter(|run| self.lease_broken(run).is_some()).count();
+        let broken = broken + self.died_before_they_began(task, stored, retries);
         let (broken, attempts) = (u32::try_from(broken).unwrap_or(u32::MAX), retries + 1);
         if broken < attempts {
             let what = format!(
@@ -420,6 +467,27 @@ impl Judge<'_> {
             );
             self.report(Kind::SuccessAsFailure, name, what);
         }
+    }
+
+    /// Runs whose executor died as they were about to begin: their marks tell of them. A task that may be repeated has
+    /// no mark at its first delivery.
+    fn died_before_they_began(&self, task: &Task<'_>, stored: &Stored, retries: u32) -> usize {
+        let ends = |from_us: u64, pid: Option<u32>| {
+            self.faults.iter().any(|fault| {
+                matches!(fault.kind.as_str(), "kill" | "ended" | "restart")
+                    && (fault.target.starts_with("executor") || fault.target.starts_with("dispatcher and"))
+                    && fault.end_us + FORERUN_US >= from_us
+                    && fault.begin_us <= stored.at_us
+                    && pid.is_none_or(|pid| fault.pids.contains(&pid))
+            })
+        };
+        let marked = task.marks.iter().filter(|(at_us, executor)| {
+            let process = self.processes.get(executor).copied();
+            let began = |run: &Run| Some(run.pid) == process && run.begin_us + FORERUN_US >= *at_us;
+            !task.runs.iter().any(began) && ends(*at_us, process)
+        });
+        let accepted = task.submits.first().map_or(0, |line| line.at_us);
+        marked.count() + usize::from(retries > 0 && ends(accepted, None))
     }
 
     fn runs(&mut self, name: &str, task: &Task<'_>, retries: u32) {
@@ -452,6 +520,20 @@ impl Judge<'_> {
                     format!("it ran again {:.1} s after its run began", seconds(before, after)),
                 );
             }
+        }
+    }
+
+    /// A task with a delay waits at least that long, whatever its submitter's clock says.
+    fn delay(&mut self, name: &str, task: &Task<'_>) {
+        let due = task.submits.iter().filter_map(|line| match &line.event {
+            Event::Submit { delay_us, .. } if *delay_us > 0 => Some(line.at_us + delay_us),
+            _ => None,
+        });
+        let begun = task.runs.iter().map(|run| run.begin_us).min();
+        if let (Some(due), Some(begun)) = (due.min(), begun)
+            && begun < due
+        {
+            self.report(Kind::TooEarly, name, format!("it began {:.3} s too early", (due - begun) as f64 / 1e6));
         }
     }
 
@@ -507,6 +589,43 @@ impl Judge<'_> {
             }
             for (stem, consumers) in stems.into_iter().filter(|(_, consumers)| consumers.len() > 1) {
                 self.report(Kind::ConsumerLeft, &format!("{stream} {stem}"), format!("{consumers:?}"));
+            }
+        }
+    }
+
+    /// Services say that they are not ready soon after the last server is gone, and are ready once it is back.
+    fn health(&mut self) {
+        /// How soon a service says so.
+        const TOLD_WITHIN_US: u64 = 3_000_000;
+        for (process, says) in &self.history.not_ready {
+            self.report(Kind::NotReady, process, says.clone());
+        }
+        for frame in &self.history.frames_gone {
+            self.report(Kind::FrameGone, frame, "it is neither in its stream nor a dead letter");
+        }
+        let mut ready: BTreeMap<&str, Vec<(u64, bool)>> = BTreeMap::new();
+        for line in &self.history.lines {
+            if let Event::Health { process, ready: is_ready, .. } = &line.event {
+                ready.entry(process).or_default().push((line.at_us, *is_ready == Some(true)));
+            }
+        }
+        let is_outage = |fault: &&Injected| {
+            let all = fault.kind == "server-kill-all" || (fault.kind == "server-kill" && self.history.servers == 1);
+            all && fault.end_us - fault.begin_us > TOLD_WITHIN_US
+        };
+        let outages: Vec<Injected> = self.faults.iter().filter(is_outage).cloned().collect();
+        for outage in outages {
+            let at_us = outage.begin_us + TOLD_WITHIN_US;
+            for (process, told) in &ready {
+                // A process that is stopped, or whose connection is broken without its knowing, cannot tell.
+                let excused = self.faults.iter().any(|fault| {
+                    fault.target == **process && fault.begin_us <= at_us && fault.end_us + FORERUN_US >= outage.begin_us
+                });
+                let last = told.iter().rev().find(|(told_us, _)| *told_us <= at_us);
+                if !excused && last.is_some_and(|(_, ready)| *ready) {
+                    let what = format!("it was ready 3 s after {} at {}", outage.kind, outage.begin_us);
+                    self.report(Kind::ReadyWithoutBroker, process, what);
+                }
             }
         }
     }

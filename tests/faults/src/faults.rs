@@ -4,13 +4,17 @@ use crate::journal::{Event, Expect, now_us};
 use crate::plan::Fault;
 use crate::proxy::Link;
 use crate::roles::tasks::{Behaviour, Hard, PLAIN_QUEUE, QUEUE, Work};
-use crate::stage::Stage;
+use crate::stage::{Frame, Stage};
 use anyhow::Context as _;
 use async_nats::HeaderMap;
 use jetlane::Task;
 use jetlane_schemas::{Fit, Shard, TaskId, header, subject};
 use serde_json::json;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
+
+/// Bytes a second that come to a client that is slow.
+const TRICKLE: u32 = 100 << 10;
 
 /// Whom a fault hit.
 struct Hit {
@@ -28,6 +32,8 @@ impl Hit {
 impl Stage {
     /// Injects a fault and waits until it is over.
     pub async fn inject(&self, fault: Fault) {
+        // Copies of a stream that is hit twice may be gone with what they held: the broker promises nothing then.
+        let _turn = if fault.is_of_servers() { Some(self.server_turn.lock().await) } else { None };
         let begin_us = now_us();
         let what = format!("{fault:?}");
         match self.carry_out(fault).await {
@@ -45,6 +51,7 @@ impl Stage {
             Fault::Restart(name) => Hit::of("restart", name, self.process(name)?.restart().await?),
             Fault::RollingRestart => {
                 let mut pids = Vec::new();
+                self.unknown_frames().await?;
                 for process in self.processes.values() {
                     pids.extend(process.restart().await?);
                 }
@@ -75,7 +82,9 @@ impl Stage {
                 Hit::of("server-kill-all", "all", Vec::new())
             }
             Fault::ServerWipe(number) => {
+                self.admin.replicas_are_current().await?;
                 self.servers.wipe(number).await?;
+                self.admin.replicas_are_current().await?;
                 Hit::of("server-wipe", number.to_string(), Vec::new())
             }
             Fault::LeaderKill(stream, down) => {
@@ -86,6 +95,53 @@ impl Stage {
             Fault::StepDown(stream) => {
                 self.admin.step_down(stream).await?;
                 Hit::of("server-step-down", stream, Vec::new())
+            }
+            Fault::MetaStepDown => {
+                let answer = self.admin.step_down_meta().await?;
+                anyhow::ensure!(answer["error"].is_null(), "the leader of the cluster stays: {answer}");
+                Hit::of("server-step-down-meta", "cluster", Vec::new())
+            }
+            Fault::Partition(apart, link, time) => {
+                self.servers.part(apart, link, time).await;
+                Hit::of("server-partition", format!("{apart:?} {}", link_name(link)), Vec::new())
+            }
+            Fault::DiskFull(time) => match &self.disk {
+                Some(disk) => {
+                    let full = disk.fill();
+                    tokio::time::sleep(time).await;
+                    disk.free()?;
+                    full?;
+                    // A server whose disk was full takes nothing until it starts anew.
+                    self.servers.restart(0).await?;
+                    Hit::of("server-disk-full", "0", Vec::new())
+                }
+                None => Hit::of("skipped-disk-full", "0", Vec::new()),
+            },
+            Fault::StreamDelete(stream) => {
+                let deleted = self.admin.api(&format!("$JS.API.STREAM.DELETE.{stream}"), &json!({})).await?;
+                anyhow::ensure!(deleted["error"].is_null(), "{stream} cannot be deleted: {deleted}");
+                Hit::of("server-stream-delete", stream, Vec::new())
+            }
+            Fault::SlowConsumer(name, time) => {
+                let pid = self.process(name)?.pid();
+                let proxies = self.links.get(name).with_context(|| format!("no links of {name}"))?;
+                proxies.iter().for_each(|proxy| proxy.set(Link::Trickle(TRICKLE)));
+                let flooded = self.flood(time).await;
+                proxies.iter().for_each(|proxy| proxy.set(Link::Up));
+                flooded?;
+                Hit::of("slow-consumer", name, pid.into_iter().collect())
+            }
+            Fault::ClockStep(name, seconds, time) => {
+                let pid = self.process(name)?.pid();
+                match self.clocks.get(name) {
+                    Some(clock) => {
+                        clock.step(seconds)?;
+                        tokio::time::sleep(time).await;
+                        clock.step(0)?;
+                        Hit::of("clock-step", format!("{name} {seconds} s"), pid.into_iter().collect())
+                    }
+                    None => Hit::of("skipped-clock-step", name, Vec::new()),
+                }
             }
             Fault::Duplicate => {
                 self.duplicate().await?;
@@ -132,6 +188,7 @@ impl Stage {
             expect,
             retries: if task_type == Hard::TYPE { 1 } else { 3 },
             webhook: false,
+            delay_us: 0,
         });
     }
 
@@ -221,11 +278,89 @@ impl Stage {
                 self.admin.client.publish(subject.clone(), body.to_vec().into()).await?;
             }
         }
+        // A plain lane, whose clients have to live with whatever comes.
+        let plain = subject::lane(&PLAIN_QUEUE.parse()?, normal, &any);
+        for body in bytes {
+            self.admin.client.publish(plain.clone(), body.to_vec().into()).await?;
+        }
+        // Keys that nobody asked for.
+        let keys = ["hostile", "type.hostile", "type.hostile.type", "queue.hostile", "fault.work.hostile", "a.b.c.d.e"];
+        for bucket in [subject::BUCKET_REGISTRY, subject::BUCKET_LEASES, subject::BUCKET_NOTES, subject::BUCKET_CLAIMS]
+        {
+            for key in keys {
+                let body = bytes[key.len() % bytes.len()];
+                self.admin.client.publish(format!("$KV.{bucket}.{key}"), body.to_vec().into()).await?;
+            }
+        }
         // A record that nobody owes to anybody.
         let id = format!("hostile-{}", TaskId::generate());
         self.submits(&id, &id, Work::TYPE, Expect::Anything);
         let done = subject::done(&task_type, &id.parse()?);
         self.admin.client.publish(done, b"\0\xff".to_vec().into()).await?;
+        Ok(())
+    }
+
+    /// A frame of a version that nobody knows, for a dispatcher and for executors.
+    async fn unknown_frames(&self) -> anyhow::Result<()> {
+        let (queue, normal, any) = (QUEUE.parse()?, jetlane_schemas::Priority::Normal, Fit::new("any")?);
+        let places = [
+            (subject::STREAM_TASKS, subject::task(&queue, normal, Shard::default())),
+            (subject::STREAM_LANES, subject::bundle(&queue, normal, &any)),
+        ];
+        for (stream, subject) in places {
+            let mut body = b"JL\x01\x09\x00\x01of a later version: ".to_vec();
+            body.extend_from_slice(TaskId::generate().to_string().as_bytes());
+            let sequence = self.admin.store(&subject, &body).await?;
+            self.frames.lock().await.push(Frame { stream, sequence, body });
+        }
+        Ok(())
+    }
+
+    /// Makes sure that frames of an unknown version are still there: in their stream, or whole in a dead letter. Removes
+    /// those of streams of work. Returns those that are gone.
+    ///
+    /// # Errors
+    /// When the streams cannot be read.
+    pub async fn take_unknown_frames(&self) -> anyhow::Result<Vec<String>> {
+        let frames = std::mem::take(&mut *self.frames.lock().await);
+        let mut missing = Vec::new();
+        for frame in frames {
+            if !self.admin.take(frame.stream, frame.sequence, &frame.body).await? {
+                missing.push(frame);
+            }
+        }
+        let bodies: Vec<Vec<u8>> = missing.iter().map(|frame| frame.body.clone()).collect();
+        let kept = self.admin.holds(subject::STREAM_DEAD, &bodies).await?;
+        let gone = missing.iter().filter(|frame| !kept.contains(&frame.body));
+        Ok(gone.map(|frame| format!("{} {}", frame.stream, frame.sequence)).collect())
+    }
+
+    /// Sends much to whoever listens, for this time: one whose link is slow falls behind. A client of its own reads
+    /// nothing at all.
+    async fn flood(&self, time: Duration) -> anyhow::Result<()> {
+        /// Messages of `BYTES` at a time, more than the servers keep for one client.
+        const MESSAGES: usize = 96;
+        const BYTES: usize = 128 << 10;
+        const PAUSE: Duration = Duration::from_secs(1);
+        let address = self.servers.urls().first().map(|url| url.trim_start_matches("nats://").to_owned());
+        let mut idle = tokio::net::TcpStream::connect(address.context("there is a server")?).await?;
+        idle.write_all(b"CONNECT {\"verbose\":false}\r\nSUB jetlane.> 1\r\nPING\r\n").await?;
+        let (queue, task_type) = (QUEUE.parse()?, Work::TYPE.parse()?);
+        let subjects = [
+            subject::credit(&queue),
+            subject::ask(&queue),
+            subject::yield_wanted(&queue),
+            subject::cancel(&task_type, &TaskId::generate()),
+        ];
+        let until = tokio::time::Instant::now() + time;
+        while tokio::time::Instant::now() < until {
+            for number in 0..MESSAGES {
+                let subject = subjects[number % subjects.len()].clone();
+                self.admin.client.publish(subject, vec![0xff; BYTES].into()).await?;
+            }
+            tokio::time::timeout_at(until, self.admin.client.flush()).await.ok();
+            tokio::time::sleep_until(until.min(tokio::time::Instant::now() + PAUSE)).await;
+        }
         Ok(())
     }
 
@@ -255,6 +390,7 @@ fn link_name(link: Link) -> &'static str {
         Link::HalfOpen => "link-half-open",
         Link::OnlyDown => "link-only-down",
         Link::OnlyUp => "link-only-up",
+        Link::Trickle(_) => "link-trickle",
     }
 }
 

@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// How often a journal is synced to the disk.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
@@ -61,6 +61,9 @@ pub enum Event {
         retries: u32,
         /// Whether it asks for a webhook.
         webhook: bool,
+        /// How long it is to wait before it may run, in microseconds.
+        #[serde(default)]
+        delay_us: u64,
     },
     /// The broker has acknowledged a submission.
     Accept {
@@ -136,6 +139,28 @@ pub enum Event {
         /// How, as the system says.
         status: String,
     },
+    /// An executor has stored the mark that a run is about to begin.
+    Mark {
+        /// The task.
+        id: String,
+        /// Its type.
+        task_type: String,
+        /// The executor, by the id that it drew.
+        executor: String,
+        /// How often the run has begun, as far as is known.
+        begun: u32,
+    },
+    /// What a service answers to probes has changed.
+    Health {
+        /// The service.
+        process: String,
+        /// Whether `/readyz` says 200; `None` where nobody answers.
+        ready: Option<bool>,
+        /// Whether `/livez` says 200; `None` where nobody answers.
+        live: Option<bool>,
+        /// The reasons.
+        why: String,
+    },
     /// A fault was injected, and is over.
     Fault {
         /// Its kind.
@@ -163,10 +188,12 @@ pub struct Line {
     pub event: Event,
 }
 
-/// The time of this machine in microseconds since 1970. All processes of a soak share it.
+/// The time of this machine in microseconds since 1970, from the system itself: a clock that is stepped for a process
+/// leaves it alone. All processes of a soak share it.
 pub fn now_us() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let (seconds, nanos) = (u64::try_from(now.tv_sec).unwrap_or(0), u64::try_from(now.tv_nsec).unwrap_or(0));
+    seconds * 1_000_000 + nanos / 1_000
 }
 
 /// A process's own journal.

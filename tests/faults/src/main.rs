@@ -30,7 +30,7 @@ struct Args {
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Class::All])]
     faults: Vec<Class>,
     /// Tasks a second.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 340)]
     rate: u64,
     /// Folder for journals and logs. Default: a temporary one, kept where a promise was broken.
     #[arg(long)]

@@ -2,6 +2,7 @@
 
 use crate::chance::Chance;
 use crate::proxy::Link;
+use crate::servers::Apart;
 use clap::ValueEnum;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,8 +24,14 @@ pub enum Class {
     Server,
     /// Messages twice, hostile bytes, handlers that end their process.
     Message,
-    /// Streams at their limits, consumers deleted.
+    /// Streams at their limits, streams and consumers deleted.
     Stream,
+    /// A disk that is full.
+    Disk,
+    /// Clients that read too slowly.
+    Slow,
+    /// Clocks of submitters stepped.
+    Clock,
     /// Processor time taken away.
     Load,
 }
@@ -56,6 +63,18 @@ pub enum Fault {
     LeaderKill(&'static str, Duration),
     /// Makes the leader of a stream step down.
     StepDown(&'static str),
+    /// Makes the leader of the cluster step down.
+    MetaStepDown,
+    /// Breaks routes between servers for this time.
+    Partition(Apart, Link, Duration),
+    /// Fills the disk of the first server for this time, and restarts the server.
+    DiskFull(Duration),
+    /// Deletes a stream that holds no work: the scheduler makes it anew.
+    StreamDelete(&'static str),
+    /// Makes a process read slowly for this time, while much is sent to it.
+    SlowConsumer(&'static str, Duration),
+    /// Steps the clock of a submitter by so many seconds for this time.
+    ClockStep(&'static str, i64, Duration),
     /// Publishes tasks twice, with message ids that the stream does not recognise.
     Duplicate,
     /// Submits a task that ends the process of its handler.
@@ -68,6 +87,26 @@ pub enum Fault {
     ConsumerDelete,
     /// Keeps the processors busy for this time.
     Load(Duration),
+}
+
+impl Fault {
+    /// Whether it takes a server or its disk away: such faults come one at a time.
+    pub fn is_of_servers(&self) -> bool {
+        matches!(
+            self,
+            Self::ServerKill(..)
+                | Self::ServerRestart(_)
+                | Self::ServerFreeze(..)
+                | Self::ServersKill(_)
+                | Self::ServerWipe(_)
+                | Self::LeaderKill(..)
+                | Self::StepDown(_)
+                | Self::MetaStepDown
+                | Self::Partition(..)
+                | Self::DiskFull(_)
+                | Self::StreamDelete(_)
+        )
+    }
 }
 
 /// A fault and its moment.
@@ -88,12 +127,16 @@ const TARGETS: &[(&str, u64)] = &[
     ("executor-2", 4),
     ("worker", 2),
     ("callback", 2),
+    ("reference", 1),
     ("receiver", 1),
     ("producer", 1),
     ("outsider", 1),
 ];
 /// Streams whose leaders are killed or step down.
 const STREAMS: &[&str] = &["JETLANE_TASKS", "JETLANE_TIME", "JETLANE_LANES", "JETLANE_DONE"];
+
+/// Streams whose messages the scheduler does not need, and those of buckets that are written anew.
+const SPARE: &[&str] = &["JETLANE_ADVISORIES", "KV_jetlane_leases", "KV_jetlane_registry"];
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -167,24 +210,35 @@ impl Wish {
         let mut at = FIRST + ms(3_000);
         while at + LAST < self.length && self.wants(Class::Server) {
             let number = usize::try_from(chance.between(0, self.servers as u64 - 1)).unwrap_or(0);
-            let short = ms(chance.between(300, 3_000));
+            let short = ms(chance.between(300, 5_000));
             let drawn = chance.between(0, 99);
             let (fault, lasts) = if self.servers == 1 {
                 match drawn {
-                    0..=49 => (Fault::ServerKill(0, short), short),
-                    50..=74 => (Fault::ServerRestart(0), ms(1_000)),
-                    75..=94 => (Fault::ServerFreeze(0, short), short),
+                    0..=44 => (Fault::ServerKill(0, short), short),
+                    45..=64 => (Fault::ServerRestart(0), ms(1_000)),
+                    65..=79 => (Fault::ServerFreeze(0, short), short),
+                    80..=86 if self.wants(Class::Disk) => (Fault::DiskFull(short), short),
+                    87..=94 if self.wants(Class::Stream) => (Fault::StreamDelete(chance.pick(SPARE)), ms(0)),
                     _ => (Fault::ServerFreeze(0, ms(12_000)), ms(12_000)),
                 }
             } else {
                 match drawn {
-                    0..=29 => (Fault::StepDown(chance.pick(STREAMS)), ms(0)),
-                    30..=54 => (Fault::LeaderKill(chance.pick(STREAMS), short), short),
-                    55..=69 => (Fault::ServerKill(number, short), short),
-                    70..=79 => (Fault::ServerRestart(number), ms(1_000)),
-                    80..=89 => (Fault::ServerFreeze(number, short), short),
-                    90..=93 => (Fault::ServerFreeze(number, ms(12_000)), ms(12_000)),
-                    94..=96 => (Fault::ServersKill(short), short),
+                    0..=15 => (Fault::StepDown(chance.pick(STREAMS)), ms(0)),
+                    16..=23 => (Fault::MetaStepDown, ms(0)),
+                    24..=41 => (Fault::LeaderKill(chance.pick(STREAMS), short), short),
+                    42..=53 => (Fault::ServerKill(number, short), short),
+                    54..=61 => (Fault::ServerRestart(number), ms(1_000)),
+                    62..=69 => (Fault::ServerFreeze(number, short), short),
+                    70..=72 => (Fault::ServerFreeze(number, ms(12_000)), ms(12_000)),
+                    73..=75 => (Fault::ServersKill(short), short),
+                    76..=87 => {
+                        let links = [Link::Cut, Link::BlackHole, Link::OnlyDown, Link::OnlyUp];
+                        let aparts = [Apart::One(number), Apart::One(number), Apart::Pair(number)];
+                        let lasts = short + ms(2_000);
+                        (Fault::Partition(chance.pick(&aparts), chance.pick(&links), lasts), lasts)
+                    }
+                    88..=92 if self.wants(Class::Disk) => (Fault::DiskFull(short), short),
+                    93..=95 if self.wants(Class::Stream) => (Fault::StreamDelete(chance.pick(SPARE)), ms(0)),
                     _ => (Fault::ServerWipe(number), ms(3_000)),
                 }
             };
@@ -200,9 +254,18 @@ impl Wish {
         let mut at = FIRST + ms(1_000);
         while at + LAST < self.length {
             let fault = match chance.between(0, 99) {
-                0..=34 if self.wants(Class::Message) => Some(Fault::Duplicate),
-                35..=49 if self.wants(Class::Message) => Some(Fault::Deadly),
-                50..=79 if self.wants(Class::Message) => Some(Fault::Hostile),
+                0..=24 if self.wants(Class::Message) => Some(Fault::Duplicate),
+                25..=39 if self.wants(Class::Message) => Some(Fault::Deadly),
+                40..=64 if self.wants(Class::Message) => Some(Fault::Hostile),
+                65..=72 if self.wants(Class::Clock) => {
+                    let steps = [-3_600, -90, -5, 5, 90, 3_600];
+                    let time = ms(chance.between(2_000, 8_000));
+                    Some(Fault::ClockStep(chance.pick(&["producer", "outsider"]), chance.pick(&steps), time))
+                }
+                73..=79 if self.wants(Class::Slow) => {
+                    let names = ["dispatcher-0", "dispatcher-1", "executor-0", "executor-1", "worker", "producer"];
+                    Some(Fault::SlowConsumer(chance.pick(&names), ms(chance.between(4_000, 12_000))))
+                }
                 80..=84 if self.wants(Class::Stream) => Some(Fault::DoneFull(ms(chance.between(1_000, 6_000)))),
                 85..=91 if self.wants(Class::Stream) => Some(Fault::ConsumerDelete),
                 92..=95 if self.wants(Class::Load) => Some(Fault::Load(ms(chance.between(1_000, 4_000)))),

@@ -28,6 +28,8 @@ pub enum Link {
     OnlyDown,
     /// Carries nothing from the server to the client.
     OnlyUp,
+    /// Carries so few bytes a second from the server to the client, as for one that reads slowly.
+    Trickle(u32),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +41,7 @@ enum Direction {
 impl Link {
     fn carries(self, direction: Direction) -> bool {
         match self {
-            Self::Up | Self::Slow(_) => true,
+            Self::Up | Self::Slow(_) | Self::Trickle(_) => true,
             Self::Cut | Self::BlackHole | Self::HalfOpen => false,
             Self::OnlyUp => direction == Direction::Up,
             Self::OnlyDown => direction == Direction::Down,
@@ -113,7 +115,7 @@ async fn connection(mut client: TcpStream, server: u16, mut link: watch::Receive
             let _proxy_is_gone = link.changed().await;
             return;
         }
-        Link::Up | Link::Slow(_) | Link::OnlyDown | Link::OnlyUp => {}
+        Link::Up | Link::Slow(_) | Link::OnlyDown | Link::OnlyUp | Link::Trickle(_) => {}
     }
     let Ok(mut to_server) = TcpStream::connect(("127.0.0.1", server)).await else { return };
     let (Ok(()), Ok(())) = (client.set_nodelay(true), to_server.set_nodelay(true)) else { return };
@@ -153,8 +155,15 @@ async fn carry(
         };
         let Ok(bytes @ 1..) = read else { return };
         let now = *link.borrow();
-        if let Link::Slow(delay) = now {
-            tokio::time::sleep(delay).await;
+        match now {
+            Link::Slow(delay) => tokio::time::sleep(delay).await,
+            Link::Trickle(rate) if direction == Direction::Down => {
+                let seconds = bytes as f64 / f64::from(rate.max(1));
+                // What has been read arrives late; a link that is up again delays no more.
+                let up_again = link.wait_for(|link| !matches!(link, Link::Trickle(_)));
+                let _late_or_up = tokio::time::timeout(Duration::from_secs_f64(seconds), up_again).await;
+            }
+            _ => {}
         }
         // What was read before the link broke is on its way: it arrives once the link carries again.
         if link.wait_for(|link| link.carries(direction)).await.is_err() || to.write_all(&chunk[..bytes]).await.is_err()

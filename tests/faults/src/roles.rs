@@ -21,6 +21,7 @@ use std::sync::Arc;
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
 
 /// A role that a process takes.
 #[derive(Debug, Subcommand)]
@@ -108,6 +109,8 @@ pub async fn run(role: Role) -> anyhow::Result<()> {
         Role::Worker(place) => (&place.folder, &place.name),
         Role::Receiver(receiver) => (&receiver.folder, &receiver.name),
     };
+    let level = EnvFilter::try_from_env("JETLANE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).with_ansi(false).init();
     let journal = Arc::new(Journal::open(folder, name)?);
     let synced = Arc::clone(&journal);
     tokio::spawn(async move { synced.sync_forever().await });

@@ -1,9 +1,10 @@
 //! One nats-server, or three that form a cluster, behind proxies: started, killed, stopped, wiped.
 
-use crate::proxy::Proxy;
+use crate::proxy::{Link, Proxy};
 use anyhow::Context as _;
 use jetlane_bus::local::{self, Binary, Options, Server, SyncInterval};
 use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,7 +20,33 @@ const STARTS_MAX: usize = 5;
 pub struct Servers {
     servers: Vec<Mutex<Server>>,
     ports: Vec<u16>,
+    /// The way from one server to another.
+    routes: BTreeMap<(usize, usize), Proxy>,
 }
+
+/// Which routes a partition breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Apart {
+    /// All of one server.
+    One(usize),
+    /// Those between this server and the next: the third sees both.
+    Pair(usize),
+}
+
+impl Apart {
+    fn breaks(self, (from, to): (usize, usize), size: usize) -> bool {
+        match self {
+            Self::One(server) => from == server || to == server,
+            Self::Pair(server) => {
+                let next = (server + 1) % size;
+                (from, to) == (server, next) || (from, to) == (next, server)
+            }
+        }
+    }
+}
+
+/// The user and the password of the servers' own account.
+pub const SYSTEM: &str = "system";
 
 /// What the servers of a soak are started with.
 #[derive(Debug, Clone, Default)]
@@ -52,21 +79,28 @@ impl Servers {
     }
 
     async fn start_once(binary: &Binary, wanted: &Wanted) -> anyhow::Result<Self> {
-        let routes: Vec<u16> = (0..wanted.size).map(|_| free_port()).collect::<anyhow::Result<_>>()?;
+        let listens: Vec<u16> = (0..wanted.size).map(|_| free_port()).collect::<anyhow::Result<_>>()?;
+        let mut routes = BTreeMap::new();
+        for from in 0..wanted.size {
+            for (to, port) in listens.iter().enumerate().filter(|(to, _)| *to != from) {
+                routes.insert((from, to), Proxy::to_port(*port).await?);
+            }
+        }
         let (mut servers, mut ports) = (Vec::new(), Vec::new());
-        for (number, route) in routes.iter().enumerate() {
+        for (number, listen) in listens.iter().enumerate() {
+            let own = routes.iter().filter(|((from, _), _)| *from == number).map(|(_, proxy)| proxy.url());
             let options = Options {
                 name: format!("{NAME}{number}"),
                 data: wanted.data.get(number).cloned(),
                 sync: wanted.sync,
-                config: cluster(*route, &routes),
+                config: config(*listen, &own.collect::<Vec<String>>()),
                 ..Options::default()
             };
             let server = Server::start(binary, options).await?;
             ports.push(server.port());
             servers.push(Mutex::new(server));
         }
-        Ok(Self { servers, ports })
+        Ok(Self { servers, ports, routes })
     }
 
     /// How many there are.
@@ -141,6 +175,15 @@ impl Servers {
         Ok(kill_process(pid, Signal::CONT)?)
     }
 
+    /// Breaks routes between servers for this time.
+    pub async fn part(&self, apart: Apart, link: Link, time: Duration) {
+        let broken =
+            || self.routes.iter().filter(|(ends, _)| apart.breaks(**ends, self.size())).map(|(_, proxy)| proxy);
+        broken().for_each(|proxy| proxy.set(link));
+        tokio::time::sleep(time).await;
+        broken().for_each(|proxy| proxy.set(Link::Up));
+    }
+
     /// Kills a server, removes its streams and its part in the cluster, and starts it again.
     ///
     /// # Errors
@@ -180,17 +223,26 @@ impl Servers {
     }
 }
 
-/// Lines that make a server one of a cluster. Clients are not told of the other servers: they would pass their proxies
-/// by.
-fn cluster(route: u16, all: &[u16]) -> String {
-    if all.len() < 2 {
-        return String::new();
+/// Lines that give the servers an account of their own, disconnect a client that reads too slowly, and make a server one
+/// of a cluster whose routes go through proxies. Clients and servers are told of no other ways: they would pass the
+/// proxies by.
+fn config(listen: u16, routes: &[String]) -> String {
+    /// Where nobody listens.
+    const NOWHERE: &str = "127.0.0.1:1";
+    let mut config = format!(
+        "accounts {{ TASKS {{ jetstream: enabled, users: [{{ user: tasks, password: tasks }}] }}, \
+         SYS {{ users: [{{ user: {SYSTEM}, password: {SYSTEM} }}] }} }}\n\
+         system_account: SYS\nno_auth_user: tasks\nmax_pending: 8MB\nwrite_deadline: \"3s\"\n"
+    );
+    if !routes.is_empty() {
+        let routes: Vec<String> = routes.iter().map(|url| format!("\"{url}\"")).collect();
+        config.push_str(&format!(
+            "cluster {{ name: soak, listen: \"127.0.0.1:{listen}\", advertise: \"{NOWHERE}\", no_advertise: true, \
+             routes: [{}] }}\n",
+            routes.join(", ")
+        ));
     }
-    let routes: Vec<String> = all.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
-    format!(
-        "cluster {{ name: soak, listen: \"127.0.0.1:{route}\", no_advertise: true, routes: [{}] }}",
-        routes.join(", ")
-    )
+    config
 }
 
 /// A port that nobody listens on, below those that systems give to outgoing connections.

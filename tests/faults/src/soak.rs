@@ -2,6 +2,7 @@
 
 use crate::admin::{Admin, WORK};
 use crate::checker::{self, History};
+use crate::disk::Disk;
 use crate::journal::{self, Event};
 use crate::plan::{Class, Planned, Wish};
 use crate::process::Process;
@@ -28,6 +29,8 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long the streams of work stay empty before all is taken to be done.
 const EMPTY_FOR: Duration = Duration::from_secs(2);
+/// How long services may take to be ready once everything is healed and done.
+const READY_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long tasks flow before the first memory is read.
 const WARM_UP: Duration = Duration::from_secs(2);
 
@@ -59,6 +62,7 @@ impl Soak {
         std::fs::create_dir_all(&self.folder)?;
         let begun = Instant::now();
         let stage = Arc::new(self.start().await?);
+        let marks = tokio::spawn(stage.admin.clone().marks(Arc::clone(&stage.journal)));
         let mut memory = BTreeMap::new();
         tokio::time::sleep(WARM_UP).await;
         for service in services(&stage.processes) {
@@ -75,13 +79,17 @@ impl Soak {
                 stage.trouble.lock().await.push(format!("{error:#}"));
             }
         }
+        let frames_gone = stage.take_unknown_frames().await?;
         let drained = drain(&stage.admin).await;
         let drain_time = Duration::from_micros(journal::now_us().saturating_sub(faults_over_us));
         eprintln!("{} s: drained ({drained:?} left), reading", begun.elapsed().as_secs());
         for service in services(&stage.processes) {
             memory.entry(service.name().to_owned()).or_default().1 = service.memory_kib().unwrap_or(0);
         }
+        let not_ready = not_ready(&stage).await;
+        marks.abort();
         let mut history = read(&stage.admin, &self.folder, self.servers).await?;
+        (history.frames_gone, history.not_ready) = (frames_gone, not_ready);
         if !drained.is_empty() {
             history.trouble.extend(stage.admin.describe_work().await);
         }
@@ -96,8 +104,12 @@ impl Soak {
 
     /// Starts servers and processes, and returns once tasks can be submitted.
     async fn start(&self) -> anyhow::Result<Stage> {
-        let wanted = Wanted { size: self.servers, sync: SyncInterval::ServerDefault, data: Vec::new() };
+        let wants_disk = self.classes.iter().any(|class| matches!(class, Class::All | Class::Disk));
+        let disk = if wants_disk { Disk::mount(&self.folder) } else { None };
+        let data = disk.iter().map(Disk::folder).collect();
+        let wanted = Wanted { size: self.servers, sync: SyncInterval::ServerDefault, data };
         let mut stage = Stage::start(&self.program, &self.folder, &wanted).await?;
+        stage.disk = disk;
         for number in 0..2 {
             stage.dispatcher(&format!("dispatcher-{number}")).await?;
         }
@@ -107,6 +119,7 @@ impl Soak {
             stage.role(&format!("executor-{number}"), "executor", &[]).await?;
         }
         stage.role("worker", "worker", &[]).await?;
+        stage.service("reference", "executor", &[]).await?;
         stage.announced(&[Work::TYPE, PLAIN_TYPE]).await?;
         let (seed, rate) = (self.seed.to_string(), (self.rate * 4 / 5).max(1).to_string());
         stage.role("producer", "producer", &["--seed", &seed, "--rate", &rate]).await?;
@@ -129,6 +142,24 @@ impl Soak {
         if tokio::time::timeout(FAULTS_TIME_MAX, over).await.is_err() {
             stage.trouble.lock().await.push("a fault did not end in time".into());
         }
+    }
+}
+
+/// Waits until all services are ready and alive, and says which are not where that takes too long.
+async fn not_ready(stage: &Stage) -> BTreeMap<String, String> {
+    let until = Instant::now() + READY_TIME_MAX;
+    loop {
+        let mut not_ready = BTreeMap::new();
+        for probe in &stage.probes {
+            let now = probe.now().await;
+            if (now.ready, now.live) != (Some(true), Some(true)) {
+                not_ready.insert(probe.process.clone(), format!("{now:?}"));
+            }
+        }
+        if not_ready.is_empty() || Instant::now() > until {
+            return not_ready;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
@@ -177,7 +208,7 @@ fn is_scheduled_callback(subject: &str) -> bool {
 /// # Errors
 /// When a stream cannot be read to its end.
 pub async fn read(admin: &Admin, folder: &Path, servers: usize) -> anyhow::Result<History> {
-    let mut history = History { completions: admin.completions().await?, ..History::default() };
+    let mut history = History { servers, completions: admin.completions().await?, ..History::default() };
     history.dead_callbacks = admin.dead_callbacks().await?;
     let scheduled = admin.counts(subject::STREAM_TIME).await?;
     history.due_callbacks =

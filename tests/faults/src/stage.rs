@@ -1,7 +1,10 @@
 //! What a soak or a scenario runs on: servers, processes, the links between them, and the broker past the links.
 
 use crate::admin::{Admin, STREAMS};
+use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::journal::{self, Journal, Line};
+use crate::probes::Probe;
 use crate::process::{Process, Start};
 use crate::proxy::Proxy;
 use crate::roles::tasks::HOOK;
@@ -14,6 +17,8 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+/// The processes whose clocks can be stepped.
+const CLOCKS: [&str; 2] = ["producer", "outsider"];
 /// How long the processes may take until the first task can be submitted.
 const START_TIME_MAX: Duration = Duration::from_secs(60);
 /// The pause between two looks.
@@ -34,8 +39,29 @@ pub struct Stage {
     pub journal: Arc<Journal>,
     /// What could not be done.
     pub trouble: Mutex<Vec<String>>,
+    /// Faults of servers come one after the other: who has the turn.
+    pub server_turn: Mutex<()>,
+    /// Frames of a version that nobody knows.
+    pub frames: Mutex<Vec<Frame>>,
+    /// The disk of the first server, where it can be made full.
+    pub disk: Option<Disk>,
+    /// The clocks of processes that submit, where they can be stepped.
+    pub clocks: BTreeMap<String, Clock>,
+    /// Who asks the services for their health.
+    pub probes: Vec<Probe>,
     program: PathBuf,
     folder: PathBuf,
+}
+
+/// A frame of a version that nobody knows.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    /// The stream that took it.
+    pub stream: &'static str,
+    /// Under which sequence.
+    pub sequence: u64,
+    /// Its bytes.
+    pub body: Vec<u8>,
 }
 
 impl Stage {
@@ -53,6 +79,11 @@ impl Stage {
             admin,
             journal: Arc::new(Journal::open(folder, "soak")?),
             trouble: Mutex::default(),
+            server_turn: Mutex::default(),
+            frames: Mutex::default(),
+            disk: None,
+            clocks: BTreeMap::new(),
+            probes: Vec::new(),
             program: program.to_owned(),
             folder: folder.to_owned(),
         })
@@ -104,18 +135,29 @@ impl Stage {
         let proxies = self.servers.proxies().await?;
         let mut own = vec!["--url".to_owned(), urls(&proxies)];
         own.extend(more.iter().map(|argument| (*argument).to_owned()));
-        self.launch(name, self.arguments(name, role, &own), Vec::new());
+        let clock = if CLOCKS.contains(&name) { Clock::prepare(&self.folder, name)? } else { None };
+        let variables = clock.as_ref().map_or_else(Vec::new, |clock| clock.variables().to_vec());
+        self.launch(name, self.arguments(name, role, &own), variables);
+        self.clocks.extend(clock.map(|clock| (name.to_owned(), clock)));
         self.links.insert(name.into(), proxies);
         Ok(())
     }
 
-    /// Starts a service as it is shipped, through proxies of its own.
-    async fn service(&mut self, name: &str, service: &str, more: &[(&str, &str)]) -> anyhow::Result<()> {
+    /// Starts a service as it is shipped, through proxies of its own, and asks it for its health.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub async fn service(&mut self, name: &str, service: &str, more: &[(&str, &str)]) -> anyhow::Result<()> {
         let proxies = self.servers.proxies().await?;
-        let mut variables =
-            vec![("NATS_URL".to_owned(), urls(&proxies)), ("JETLANE_LOG".to_owned(), "info".to_owned())];
+        let mut variables = vec![
+            ("NATS_URL".to_owned(), urls(&proxies)),
+            ("JETLANE_LOG".to_owned(), std::env::var("JETLANE_LOG").unwrap_or_else(|_| "info".into())),
+        ];
+        let health = free_port()?;
+        variables.push((format!("JETLANE_{}_HEALTH_PORT", service.to_uppercase()), health.to_string()));
         variables.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         self.launch(name, vec!["run".to_owned(), service.to_owned()], variables);
+        self.probes.push(Probe::start(name.into(), health, Arc::clone(&self.journal)));
         self.links.insert(name.into(), proxies);
         Ok(())
     }

@@ -18,7 +18,8 @@ impl Tale {
 
     fn submitted(self, id: &str, expect: Expect, retries: u32) -> Self {
         let (marker, task_type) = (id.to_owned(), "t".to_owned());
-        let submit = Event::Submit { marker, id: Some(id.into()), task_type, expect, retries, webhook: false };
+        let submit =
+            Event::Submit { marker, id: Some(id.into()), task_type, expect, retries, webhook: false, delay_us: 0 };
         self.at(0, submit).at(0, Event::Accept { marker: id.into(), id: id.into(), duplicate: false })
     }
 
@@ -74,6 +75,7 @@ fn acknowledged_task_without_a_completion_is_lost_and_unacknowledged_one_is_not(
         expect: Expect::Success,
         retries: 3,
         webhook: false,
+        delay_us: 0,
     };
     assert_eq!(Tale::default().at(0, submit).found(), []);
 }
@@ -131,6 +133,7 @@ fn task_without_an_id_is_known_by_its_marker() {
         expect: Expect::Success,
         retries: 3,
         webhook: false,
+        delay_us: 0,
     };
     let mut history = Tale::default().at(0, submit("m")).completed("x", "succeeded").history;
     assert_eq!(check(&history).violations[0].kind, Kind::NeverSubmitted);
@@ -148,6 +151,7 @@ fn webhook_is_delivered_dead_or_due() {
             expect: Expect::Success,
             retries: 3,
             webhook: true,
+            delay_us: 0,
         };
         Tale::default().at(0, submit).completed("a", "succeeded")
     };
@@ -189,4 +193,58 @@ fn rejected_message_that_nobody_can_read_is_counted() {
     history.completions[0].task_type = "jetlane.unreadable".into();
     let findings = check(&history);
     assert_eq!((findings.violations.len(), findings.unreadable), (0, 1));
+}
+
+#[test]
+fn task_whose_executor_died_as_it_was_about_to_begin_may_end_as_crashed() {
+    let mark = |second: u64, executor: &str| {
+        let (id, task_type) = ("a".to_owned(), "t".to_owned());
+        (second, Event::Mark { id, task_type, executor: executor.into(), begun: 1 })
+    };
+    let (at, marked) = mark(10, "x");
+    let tale = || Tale::default().submitted("a", Expect::Success, 0).at(at, marked.clone()).completed("a", "failed");
+    assert_eq!(tale().found(), [Kind::SuccessAsFailure], "nobody died");
+    assert_eq!(
+        tale().fault("kill", "executor-1", 7, 8, 8).found(),
+        [Kind::SuccessAsFailure],
+        "it died before the mark"
+    );
+    assert_eq!(tale().fault("kill", "executor-1", 7, 11, 11).found(), []);
+}
+
+#[test]
+fn task_that_begins_before_its_delay_is_over_is_too_early() {
+    let submit = Event::Submit {
+        marker: "a".into(),
+        id: Some("a".into()),
+        task_type: "t".into(),
+        expect: Expect::Success,
+        retries: 3,
+        webhook: false,
+        delay_us: 5 * SECOND,
+    };
+    let run_at = |second| {
+        let tale = Tale::default().at(1, submit.clone()).run("a", 7, second, Some((second + 1, Returned::Output)));
+        tale.completed("a", "succeeded").found()
+    };
+    assert_eq!(run_at(5), [Kind::TooEarly]);
+    assert_eq!(run_at(6), []);
+}
+
+#[test]
+fn service_that_is_ready_three_seconds_after_the_last_server_was_killed_does_not_tell_the_truth() {
+    let health =
+        |ready| Event::Health { process: "callback".into(), ready: Some(ready), live: Some(true), why: String::new() };
+    let tale = |servers| {
+        let mut tale = Tale::default().at(1, health(true)).fault("server-kill", "0", 0, 10, 15);
+        tale.history.servers = servers;
+        tale
+    };
+    assert_eq!(tale(1).found(), [Kind::ReadyWithoutBroker]);
+    assert_eq!(tale(1).at(12, health(false)).found(), []);
+    assert_eq!(tale(3).found(), [], "the others are there");
+    assert_eq!(tale(1).fault("stop", "callback", 7, 9, 14).found(), [], "it cannot tell");
+    let mut tale = Tale::default();
+    tale.history.not_ready.insert("callback".into(), "broker: gone".into());
+    assert_eq!(tale.found(), [Kind::NotReady]);
 }

@@ -19,7 +19,7 @@ const TURN: Duration = Duration::from_millis(250);
 /// The pause before a submission whose outcome is unknown is sent again.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// How long submissions under way may take once it is told to end.
-const LAST_TIME_MAX: Duration = Duration::from_secs(30);
+const LAST_TIME_MAX: Duration = Duration::from_secs(10);
 /// One of so many tasks asks for a webhook.
 const HOOK_PERCENT: u64 = 5;
 
@@ -63,6 +63,7 @@ async fn submit(context: &Context, journal: &Journal, work: &Work, hook: Option<
         expect: Expect::Success,
         retries: 3,
         webhook: hook.is_some(),
+        delay_us: 0,
     });
     let mut headers = HeaderMap::new();
     headers.insert(header::CE_ID, id.as_str());

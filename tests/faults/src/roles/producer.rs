@@ -19,7 +19,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Submissions under way at one time.
 const UNDER_WAY_MAX: usize = 2_000;
 /// How long a submission under way may take once the producer is told to end.
-const LAST_TIME_MAX: Duration = Duration::from_secs(30);
+const LAST_TIME_MAX: Duration = Duration::from_secs(10);
 /// One of so many bundled tasks is waited for.
 const WAITED_FOR_EVERY: u64 = 10;
 /// How long a completion is waited for.
@@ -83,6 +83,7 @@ fn announce(journal: &Journal, choice: &Choice, marker: &str, task_type: &str, i
         expect: choice.expect(),
         retries: choice.retries(),
         webhook: hook.is_some(),
+        delay_us: choice.delay().map_or(0, |delay| u64::try_from(delay.as_micros()).unwrap_or(u64::MAX)),
     });
 }
 

@@ -142,6 +142,14 @@ impl Choice {
         }
     }
 
+    /// How long it is to wait before it may run.
+    pub fn delay(&self) -> Option<Duration> {
+        match self {
+            Self::Named(_, delay) => *delay,
+            _ => None,
+        }
+    }
+
     /// Its retries.
     pub fn retries(&self) -> u32 {
         match self {

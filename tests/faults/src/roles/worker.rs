@@ -5,7 +5,7 @@ use super::tasks::{PLAIN_QUEUE, PLAIN_TYPE, Work};
 use crate::journal::{Event, Journal, Returned};
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::{self, Context, Message};
+use async_nats::jetstream::{self, AckKind, Context, Message};
 use futures::StreamExt;
 use jetlane_schemas::{header, subject};
 use std::time::Duration;
@@ -38,14 +38,12 @@ pub(super) async fn run(place: &Place, journal: &Journal, drain: CancellationTok
 }
 
 async fn serve(context: &Context, journal: &Journal) -> anyhow::Result<()> {
-    let registry = context.get_key_value(subject::BUCKET_REGISTRY).await?;
-    let key = subject::registry_type(&PLAIN_TYPE.parse()?);
-    if registry.get(key.as_str()).await?.is_none() {
-        registry.put(key, format!("{{\"queue\":\"{PLAIN_QUEUE}\"}}").into()).await?;
-    }
+    announce(context).await?;
     let lane = format!("lane-{PLAIN_QUEUE}-normal-any");
     let lane: PullConsumer = context.get_consumer_from_stream(lane, subject::STREAM_LANES).await?;
     loop {
+        // The registry may have been lost.
+        announce(context).await?;
         let mut batch = lane.batch().max_messages(PULL_TASKS).expires(PULL_TIME).messages().await?;
         while let Some(task) = batch.next().await {
             let task = task.map_err(|error| anyhow::anyhow!("the pull ended: {error}"))?;
@@ -54,12 +52,25 @@ async fn serve(context: &Context, journal: &Journal) -> anyhow::Result<()> {
     }
 }
 
+async fn announce(context: &Context) -> anyhow::Result<()> {
+    let registry = context.get_key_value(subject::BUCKET_REGISTRY).await?;
+    let key = subject::registry_type(&PLAIN_TYPE.parse()?);
+    if registry.get(key.as_str()).await?.is_none() {
+        registry.put(key, format!("{{\"queue\":\"{PLAIN_QUEUE}\"}}").into()).await?;
+    }
+    Ok(())
+}
+
 async fn run_task(context: &Context, journal: &Journal, task: &Message) -> anyhow::Result<()> {
     let value = |name: &str| {
         let headers = task.headers.as_ref();
         headers.and_then(|headers| headers.get(name)).map_or(String::new(), |value| value.as_str().to_owned())
     };
     let (id, task_type, pid) = (value(header::TASK_ID), value(header::TASK_TYPE), std::process::id());
+    if id.is_empty() || task_type.is_empty() {
+        // No task: whoever may publish here can send anything.
+        return task.ack_with(AckKind::Term).await.map_err(|error| anyhow::anyhow!("a message stays: {error}"));
+    }
     let attempt = value(header::ATTEMPT).parse().unwrap_or(0);
     journal.write(Event::Begin { id: id.clone(), task_type: task_type.clone(), attempt, pid });
     let work: Work = serde_json::from_slice(&task.payload)?;

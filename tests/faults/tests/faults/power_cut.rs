@@ -30,6 +30,11 @@ async fn power_cut_of_three_synced_servers_loses_no_acknowledged_task() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn power_cut_of_three_servers_with_default_settings_loses_acknowledged_tasks() {
+    assert!(outcome(3, SyncInterval::ServerDefault).await.is_none_or(|outcome| outcome.lost > 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn power_cut_of_a_server_with_default_settings_loses_acknowledged_tasks() {
     assert!(outcome(1, SyncInterval::ServerDefault).await.is_none_or(|outcome| outcome.lost > 0));
 }
