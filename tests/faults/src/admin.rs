@@ -264,6 +264,37 @@ impl Admin {
         Ok(())
     }
 
+    /// Messages of the streams of work that their consumers count as acked, by subject: nobody will ever get them. A
+    /// server whose disk is full may keep what it was told to remove.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn stranded(&self) -> anyhow::Result<BTreeMap<String, u64>> {
+        let mut stranded = BTreeMap::new();
+        for stream in WORK {
+            let opened = self.stream(stream).await?;
+            let state = opened.get_info().await?.state;
+            let mut floors = Vec::new();
+            for consumer in if state.messages > 0 { self.consumers(stream).await? } else { Vec::new() } {
+                let info = self.api(&format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"), &json!({})).await?;
+                let filter = info["config"]["filter_subject"].as_str().unwrap_or_default().to_owned();
+                floors.push((filter, info["ack_floor"]["stream_seq"].as_u64().unwrap_or(0)));
+            }
+            let mut sequence = state.first_sequence;
+            for _ in 0..state.messages {
+                let next = opened.direct_get_builder().sequence(sequence).next_by_subject(">").send().await;
+                // It was removed meanwhile.
+                let Ok(message) = next else { break };
+                let subject = message.subject.as_str();
+                if floors.iter().any(|(filter, floor)| filter == subject && *floor >= message.sequence) {
+                    *stranded.entry(subject.to_owned()).or_default() += 1;
+                }
+                sequence = message.sequence + 1;
+            }
+        }
+        Ok(stranded)
+    }
+
     /// Whether a stream is there, once somebody answers for certain.
     ///
     /// # Errors

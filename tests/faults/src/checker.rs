@@ -73,6 +73,8 @@ pub struct History {
     pub consumers: BTreeMap<String, Vec<String>>,
     /// Memory of the services in KiB: at the beginning, at the end.
     pub memory_kib: BTreeMap<String, (u64, u64)>,
+    /// Messages that the work streams still hold, and that their consumers count as acked, by subject.
+    pub stranded: BTreeMap<String, u64>,
     /// Frames of an unknown version that nobody holds any more.
     pub frames_gone: Vec<String>,
     /// Services that are not ready once everything is healed, and what they say.
@@ -159,6 +161,8 @@ pub struct Findings {
     pub callbacks_due: u64,
     /// Messages that nobody could read, told as rejected.
     pub unreadable: u64,
+    /// Messages of completed tasks that a full disk left behind.
+    pub stranded: u64,
 }
 
 /// All that is known of one task.
@@ -569,6 +573,14 @@ impl Judge<'_> {
             self.history.left.iter().map(|(subject, count)| (subject.clone(), *count)).collect();
         for (subject, count) in left {
             self.report(Kind::Leftover, &subject, format!("{count} messages are left after all is done"));
+        }
+        // A full disk does not let the server remove what is acked: the broker's fault, and no task's.
+        if self.faults.iter().any(|fault| fault.kind == "server-disk-full") {
+            self.findings.stranded = self.history.stranded.values().sum();
+        } else {
+            for (subject, count) in self.history.stranded.clone() {
+                self.report(Kind::Leftover, &subject, format!("{count} messages are left that count as acked"));
+            }
         }
         for (stream, replicas) in &self.history.replicas {
             let differ =

@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //! - `soak`: one run: start, inject, heal, drain, read, judge; `report`: what it found
+//! - `scenarios`: one kind of fault, and the figure that it must reach
 //! - `plan`: the schedule of faults, from a seed; `faults`: how each is carried out
 //! - `stage`: what a soak or a scenario runs on; `servers`, `proxy`, `process`: the nats-servers, the links to them, the processes
 //! - `disk`: a disk that becomes full; `clock`: clocks that are stepped; `probes`: what services say of their health
@@ -24,6 +25,7 @@ pub mod process;
 pub mod proxy;
 pub mod report;
 pub mod roles;
+pub mod scenarios;
 pub mod servers;
 pub mod soak;
 pub mod stage;

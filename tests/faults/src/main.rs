@@ -6,6 +6,7 @@
 use clap::{Parser, Subcommand};
 use jetlane_faults::plan::Class;
 use jetlane_faults::roles::{self, Role};
+use jetlane_faults::scenarios::Scenario;
 use jetlane_faults::soak::Soak;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,6 +36,9 @@ struct Args {
     /// Folder for journals and logs. Default: a temporary one, kept where a promise was broken.
     #[arg(long)]
     folder: Option<PathBuf>,
+    /// Run this scenario in its long form, in place of a soak: its figures are printed as JSON.
+    #[arg(long, value_enum)]
+    scenario: Option<Scenario>,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
@@ -85,6 +89,11 @@ async fn soak(args: Args) -> anyhow::Result<ExitCode> {
     let seed = args.seed.unwrap_or_else(jetlane_faults::journal::now_us);
     let temporary = tempfile::Builder::new().prefix("jetlane-soak-").tempdir()?;
     let folder = args.folder.clone().unwrap_or_else(|| temporary.path().to_owned());
+    if let Some(scenario) = args.scenario {
+        let found = scenario.run(&std::env::current_exe()?, &folder).await?;
+        println!("{}", serde_json::to_string_pretty(&found)?);
+        return Ok(if found.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let soak = Soak {
         program: std::env::current_exe()?,
         seed,

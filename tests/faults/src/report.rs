@@ -88,6 +88,8 @@ pub struct Report {
     pub callbacks_due: u64,
     /// Messages that nobody could read, told as rejected.
     pub unreadable: u64,
+    /// Messages of completed tasks that a full disk left behind.
+    pub stranded: u64,
     /// Processes that ended by themselves.
     pub ended: BTreeMap<String, u64>,
     /// Figures.
@@ -112,6 +114,7 @@ impl Report {
             retries: findings.retries,
             callbacks_due: findings.callbacks_due,
             unreadable: findings.unreadable,
+            stranded: findings.stranded,
             ended: findings.ended,
             figures,
             counts: findings.counts,
@@ -133,8 +136,14 @@ impl fmt::Display for Report {
         writeln!(f, "accepted {}, completions {} {:?}", self.accepted, figures.completions, figures.outcomes)?;
         writeln!(
             f,
-            "runs beyond one a task that faults explain {}, retries {}, callbacks due later {}, unreadable messages {}, process starts {}, drained in {:.1} s",
-            self.explained_runs, self.retries, self.callbacks_due, self.unreadable, figures.starts, figures.drain_s
+            "runs beyond one a task that faults explain {}, retries {}, callbacks due later {}, unreadable messages {}, stranded by a full disk {}, process starts {}, drained in {:.1} s",
+            self.explained_runs,
+            self.retries,
+            self.callbacks_due,
+            self.unreadable,
+            self.stranded,
+            figures.starts,
+            figures.drain_s
         )?;
         writeln!(
             f,

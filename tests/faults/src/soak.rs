@@ -29,6 +29,8 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long the streams of work stay empty before all is taken to be done.
 const EMPTY_FOR: Duration = Duration::from_secs(2);
+/// How long after the last fault it is asked whether messages are left that nobody will ever get.
+const STRANDED_AFTER: Duration = Duration::from_secs(60);
 /// How long services may take to be ready once everything is healed and done.
 const READY_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long tasks flow before the first memory is read.
@@ -87,9 +89,10 @@ impl Soak {
             memory.entry(service.name().to_owned()).or_default().1 = service.memory_kib().unwrap_or(0);
         }
         let not_ready = not_ready(&stage).await;
+        let stranded = stage.admin.stranded().await?;
         marks.abort();
         let mut history = read(&stage.admin, &self.folder, self.servers).await?;
-        (history.frames_gone, history.not_ready) = (frames_gone, not_ready);
+        (history.frames_gone, history.not_ready, history.stranded) = (frames_gone, not_ready, stranded);
         if !drained.is_empty() {
             history.trouble.extend(stage.admin.describe_work().await);
         }
@@ -191,6 +194,11 @@ pub async fn drain(admin: &Admin) -> BTreeMap<String, u64> {
             }
         } else {
             empty_since = None;
+            // Nobody waits for what is never delivered.
+            let is_late = Instant::now() + DRAIN_TIME_MAX > until + STRANDED_AFTER;
+            if is_late && admin.stranded().await.is_ok_and(|stranded| stranded == left) {
+                return BTreeMap::new();
+            }
             if Instant::now() > until {
                 return left;
             }

@@ -1,12 +1,13 @@
 //! Promise: after a crash, work goes on within a bounded time.
 
-use crate::fixture::{Fixture, first_after, running};
-use jetlane_faults::checker::{self, Kind};
+use crate::fixture::{Fixture, PROGRAM, first_after, running, turn};
+use jetlane_faults::checker;
 use jetlane_faults::journal::{Event, Line, now_us};
+use jetlane_faults::scenarios;
 use jetlane_faults::soak::{drain, read};
 use jetlane_schemas::subject::{BUCKET_LEASES, STREAM_LANES, STREAM_TASKS};
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
 /// How long a scenario may wait for anything.
@@ -137,84 +138,24 @@ async fn cluster_accepts_within_ten_seconds_of_the_death_of_the_leader_of_the_in
     assert!(gap <= 10_000_000, "nothing was accepted for {gap} us");
 }
 
+/// The long form: `cargo run --release -p jetlane-faults --bin soak -- --scenario backlog`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_flow_within_five_seconds_of_the_restart_of_a_killed_server_with_a_backlog() {
-    flows_after_a_restart(20_000).await;
+    let (_turn, folder) = (turn().await, tempfile::tempdir().expect("a folder"));
+    let found = scenarios::backlog(Path::new(PROGRAM), folder.path(), 20_000).await.expect("it runs");
+    eprintln!("tasks flowed {:.2} s after the restart, with {} waiting", found.flowing_s, found.tasks);
+    assert!(found.flowing_s <= 5.0, "{found:#?}");
 }
 
-/// Kills and restarts a server with so many tasks waiting.
-async fn flows_after_a_restart(waiting: u64) {
-    /// Tasks a second that are submitted.
-    const RATE: u64 = 10_000;
-    let mut fixture = Fixture::start(1).await;
-    fixture.executor("executor-0", &[]).await;
-    fixture.stage.process("executor-0").expect("there is one").terminate().await.expect("it drains");
-    fixture.producer("short", RATE, waiting).await;
-    let all = |lines: &[Line]| {
-        let accepted = lines.iter().filter(|line| matches!(line.event, Event::Accept { .. })).count();
-        (accepted as u64 >= waiting).then_some(())
-    };
-    let patience = PATIENCE + Duration::from_secs(waiting / 1_000);
-    fixture.stage.until("all are accepted", patience, all).await.expect("they are");
-    fixture.executor("executor-1", &[]).await;
-    fixture.stage.servers.kill(0, Duration::ZERO).await.expect("starts again");
-    let at_us = now_us();
-    let ends =
-        |lines: &[Line]| first_after(lines, at_us, |event| matches!(event, Event::Begin { .. })).map(|line| line.at_us);
-    let flowing = fixture.stage.until("tasks flow", PATIENCE, ends).await.expect("they do");
-    let took = seconds(at_us, flowing);
-    eprintln!("tasks flowed {took:?} after the restart, with {waiting} waiting");
-    assert!(took <= Duration::from_secs(5), "after {took:?}");
-}
-
+/// The long form: `cargo run --release -p jetlane-faults --bin soak -- --scenario leaders`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_with_retries_0_succeed_and_run_once_while_leaders_of_streams_are_killed() {
-    run_once_while_leaders_are_killed(1_500, &[STREAM_LANES, STREAM_TASKS], Duration::from_secs(8)).await;
-}
-
-/// Submits tasks with `retries 0`, and kills the leader of each stream with a pause after it.
-async fn run_once_while_leaders_are_killed(tasks: u64, streams: &[&str], pause: Duration) {
-    let mut fixture = Fixture::start(3).await;
-    fixture.executor("executor-0", &[]).await;
-    fixture.executor("executor-1", &[]).await;
-    fixture.producer("once", 60, tasks).await;
-    let marks = tokio::spawn(fixture.stage.admin.clone().marks(Arc::clone(&fixture.stage.journal)));
-    for stream in streams {
-        let leader = fixture.stage.admin.leader(stream).await.expect("answers").expect("there is one");
-        let begin_us = now_us();
-        fixture.stage.servers.kill_named(&leader, Duration::from_secs(2)).await.expect("starts again");
-        let kind = "server-kill-leader".to_owned();
-        let fault = Event::Fault { kind, target: (*stream).into(), pids: Vec::new(), begin_us, end_us: now_us() };
-        fixture.stage.journal.write(fault);
-        tokio::time::sleep(pause).await;
-    }
-    let all = |lines: &[Line]| {
-        let accepted: BTreeSet<&str> = lines
-            .iter()
-            .filter_map(|line| match &line.event {
-                Event::Accept { marker, .. } => Some(marker.as_str()),
-                _ => None,
-            })
-            .collect();
-        (accepted.len() as u64 >= tasks).then_some(())
-    };
-    fixture.stage.until("all are accepted", PATIENCE * 2, all).await.expect("they are");
-    let left = drain(&fixture.stage.admin).await;
-    assert!(left.is_empty(), "{left:?} {:#?}", fixture.stage.admin.describe_work().await);
-    marks.abort();
-    let history = read(&fixture.stage.admin, fixture.stage.folder(), 3).await.expect("reads");
-    let findings = checker::check(&history);
-    let failed = history.completions.iter().filter(|stored| stored.outcome != "succeeded").count();
-    let begun = history.lines.iter().filter(|line| matches!(line.event, Event::Begin { .. })).count();
-    eprintln!(
-        "{} completions, {failed} not succeeded, {begun} runs, {} explained, violations {:?}",
-        history.completions.len(),
-        findings.explained_runs,
-        findings.counts
-    );
-    assert_eq!(failed, 0, "{:#?}", findings.violations);
-    assert_eq!(findings.counts.get(&Kind::OnceRanAgain), None, "{:#?}", findings.violations);
-    assert!(findings.counts.is_empty(), "{:#?}", findings.violations);
+    let (_turn, folder) = (turn().await, tempfile::tempdir().expect("a folder"));
+    let streams = [STREAM_LANES, STREAM_TASKS];
+    let every = Duration::from_secs(12);
+    let found = scenarios::leaders(Path::new(PROGRAM), folder.path(), 1_500, &streams, every).await.expect("it runs");
+    eprintln!("{:?} in {} runs, {} explained", found.outcomes, found.runs, found.explained_runs);
+    assert!(found.is_clean(), "{found:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
