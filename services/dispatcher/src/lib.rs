@@ -32,6 +32,7 @@ mod restore;
 mod share;
 mod supervisor;
 mod sweeper;
+mod unserved;
 mod validate;
 
 pub use config::Config;
@@ -175,6 +176,7 @@ async fn lead_until_lost(
     let found = discovery::watch(&bus, registry.clone(), &readiness, &mut helpers);
     let door = door::open(&bus, registry.clone(), &mut helpers).await?;
     helpers.spawn(sweeper::sweep(bus.clone()));
+    helpers.spawn(unserved::watch(bus.clone(), config.clone(), registry.clone()));
     let holder = config.holder();
     let world = World { bus, config, holder, registry, found, door, cancelled, shares: Arc::default(), readiness };
     let ended = tokio::select! {

@@ -2,9 +2,6 @@
 
 use jetlane_schemas::subject::{Lane, STREAM_LANES};
 
-/// Every subject of a stream.
-pub(crate) const ALL: &str = ">";
-
 /// Where the clients of a lane ask the server for its next messages.
 pub(crate) fn pulls_of(lane: &Lane) -> String {
     format!("$JS.API.CONSUMER.MSG.NEXT.{STREAM_LANES}.{}", lane.consumer())

@@ -24,6 +24,8 @@ const UNSERVED_PAUSE_MAX: Micros = Micros(600_000_000);
 /// A submitter's clock is believed as far as it is at most so far behind the broker's.
 const SKEW_MAX: Micros = Micros(5_000_000);
 
+/// The code of a failure of a task whose type nobody has announced.
+pub(crate) const UNKNOWN_TYPE: &str = "unknown_type";
 /// The type under which frames are kept that cannot be read.
 pub(crate) const UNREADABLE: &str = "jetlane.unreadable";
 
@@ -155,8 +157,7 @@ impl Judge<'_> {
             return Fate::Reject(of_option(&invalid));
         }
         let Some(known) = self.registry.task_type(&task.task_type) else {
-            let failure =
-                || Failure::new("unknown_type", "nobody announced its type for as long as such tasks are kept");
+            let failure = || Failure::new(UNKNOWN_TYPE, "nobody announced its type for as long as such tasks are kept");
             return self.unserved(task, UNKNOWN_TYPE_PAUSE).map_or_else(|| Fate::Reject(failure()), Fate::Unknown);
         };
         if let Err(failure) = known.schema.check(task.codec, &task.payload) {

@@ -276,7 +276,23 @@ impl Bus {
         subjects.map_ok(|(subject, count)| (subject, count as u64)).try_collect().await.map_err(|e| failed(e.into()))
     }
 
-    /// The sequence and time of DONE's oldest record; `None` while it is empty.
+    /// Counts the messages of up to `most` subjects under a filter. Which ones, where there are more, is the server's choice.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    pub async fn subject_counts_up_to(
+        &self,
+        stream: &str,
+        filter: &str,
+        most: usize,
+    ) -> Result<BTreeMap<String, u64>, Error> {
+        let failed = |source| Error::Read { stream: stream.to_owned(), what: filter.to_owned(), source };
+        let handle = self.stream(stream).await?;
+        let subjects = handle.info_with_subjects(filter).await.map_err(|e| failed(e.into()))?.take(most);
+        subjects.map_ok(|(subject, count)| (subject, count as u64)).try_collect().await.map_err(|e| failed(e.into()))
+    }
+
+    /// The time of DONE's oldest record; `None` while it is empty.
     ///
     /// # Errors
     /// [`Error::Read`].

@@ -15,3 +15,4 @@ mod questions;
 mod refusals;
 mod stage;
 mod tenants;
+mod unserved;

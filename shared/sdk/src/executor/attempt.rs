@@ -199,7 +199,7 @@ async fn settle(desk: &Desk, job: &Job, over: &mut Over) -> Outcomes {
         Verdict::Begin(begin) => begin,
         other => {
             let facts = Facts::never(task.attempts, delivered.retries, now, late);
-            return Box::pin(Run { desk, job, serving, facts }.never_begin(other)).await;
+            return Box::pin(Run { desk, job, serving, facts }.never_begin(other, mark)).await;
         }
     };
     let facts = Facts::of(begin, delivered.retries, token, now, late);
@@ -314,7 +314,7 @@ fn counts(run: &run::Run, found: &Found, task: &TaskEvent) -> bool {
     found.of(task).is_some_and(|mark| run::counts(run, mark))
 }
 
-/// Decides about a run before which a mark is stored, and stores it.
+/// Decides about a run before which a mark is stored, and stores it; returns that mark, or the one that spoke against it.
 async fn judge_marked(
     desk: &Desk,
     job: &Job,
@@ -344,7 +344,9 @@ async fn judge_marked(
             ..Evidence::NONE
         };
         let verdict = judge(&run, &evidence, clock::now());
-        let Verdict::Begin(Begin { marking: Marking::Store(wanted), .. }) = verdict else { return Ok((verdict, None)) };
+        let Verdict::Begin(Begin { marking: Marking::Store(wanted), .. }) = verdict else {
+            return Ok((verdict, found));
+        };
         let mark = mark::of(wanted, &job.task, token, desk.owners.executor());
         let undecided = desk.unbegun.decide(token);
         match store_mark(desk, job, &mark, found.as_ref()).await? {
@@ -457,8 +459,8 @@ async fn look_up(desk: &Desk, job: &Job) -> Result<LookedUp, jetlane_bus::Error>
 }
 
 impl Run<'_> {
-    /// Ends a task whose handler is not to begin.
-    async fn never_begin(mut self, verdict: Verdict) -> Outcomes {
+    /// Ends a task whose handler is not to begin; the mark of another run may say why.
+    async fn never_begin(mut self, verdict: Verdict, mark: Option<Found>) -> Outcomes {
         match verdict {
             Verdict::Expired => {
                 self.facts.attempt += 1;
@@ -466,7 +468,8 @@ impl Run<'_> {
             }
             Verdict::Crashed { runs } => {
                 self.facts.crashes = runs;
-                let died = format!("its executor died in each of {runs} attempts");
+                let last = mark.map(|found| format!(", the last was {}", found.mark.executor)).unwrap_or_default();
+                let died = format!("its executor died in each of {runs} attempts{last}");
                 self.end(Outcome::Failed, Failure::new("crashed", died)).await
             }
             Verdict::Completed | Verdict::Cancelled | Verdict::Superseded => Ok(Settled::Ack),

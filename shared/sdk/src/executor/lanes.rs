@@ -72,12 +72,12 @@ pub(crate) async fn run(plan: Plan, drain: CancellationToken) -> Result<(), Erro
     let (holding, freed) = (Arc::new(Holding::default()), Arc::new(watch::Sender::new(0)));
     let (arrivals, inbox) = mpsc::channel(slots + ledger.prefetch.tasks(slots, slots).max(slots) + 1);
     let (cancelled, liveness) = (Arc::new(Cancelled::default()), Arc::new(Liveness::default()));
-    let executor = ledger.executor().to_owned();
+    let id = ledger.executor().to_owned();
     let unbegun = Arc::new(Unbegun::default());
     let owners = Arc::new(Owners::new(
         bus.clone(),
         queue.clone(),
-        executor,
+        id.clone(),
         Arc::clone(&holding),
         Arc::clone(&running),
         Arc::clone(&unbegun),
@@ -115,7 +115,7 @@ pub(crate) async fn run(plan: Plan, drain: CancellationToken) -> Result<(), Erro
         let (bus, queue, ledger) = (bus.clone(), queue.clone(), Arc::clone(&ledger));
         helpers.spawn(async move { ledger.keep_telling(&bus, &queue).await });
     }
-    tracing::info!(%queue, types, slots, "Executor is ready.");
+    tracing::info!(%queue, executor = %id, types, slots, "Executor is ready.");
     let (bus, queue) = (bus.clone(), queue.clone());
     let completing = Completing::begin(bus.clone(), slots);
     let desk = Desk {
