@@ -18,6 +18,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Tasks a second that wait for a restart.
 const BACKLOG_RATE: u64 = 10_000;
+/// Tasks that complete at least in the time that a drain may take, on a slow machine.
+const TASKS_A_DRAIN: u64 = 50_000;
 /// Tasks a second that run while leaders are killed.
 const ONCE_RATE: u64 = 60;
 
@@ -178,7 +180,14 @@ async fn accepted(stage: &Stage, tasks: u64, seconds: u64) -> anyhow::Result<()>
 
 /// Drains, reads and judges.
 async fn found(stage: &Stage, servers: usize, tasks: u64, kills: usize) -> anyhow::Result<Found> {
-    let left = drain(&stage.admin).await;
+    let mut left = drain(&stage.admin).await;
+    // Many tasks take longer than those of a soak that has ended.
+    for _ in 0..tasks / TASKS_A_DRAIN {
+        if left.is_empty() {
+            break;
+        }
+        left = drain(&stage.admin).await;
+    }
     let history = read(&stage.admin, stage.folder(), servers).await?;
     let findings = checker::check(&history);
     let mut outcomes = BTreeMap::new();

@@ -7,11 +7,9 @@ use jetlane_faults::soak::Soak;
 use std::time::Duration;
 
 /// Kinds of violation that soaks of this suite have found and that are not yet shown to be mended: they are printed, and
-/// do not fail the test. Last seen: `SuccessAsFailure` with seed 11 on one server, a task with `retries 0` that ends as
-/// `crashed` though its handler never began; the others only before a delivery ceased to be an attempt. The list only
-/// shrinks.
-const OPEN: &[Kind] =
-    &[Kind::SuccessAsFailure, Kind::OnceRanAgain, Kind::RanAgain, Kind::Leftover, Kind::EndedByItself];
+/// do not fail the test. Last seen: `RanAgain` with seed 201 on one server, a task that may be repeated and ran twice on a
+/// busy machine, 0.9 s apart. The list only shrinks.
+const OPEN: &[Kind] = &[Kind::RanAgain];
 
 async fn soak(servers: usize, seed: u64, seconds: u64) {
     let _turn = turn().await;
