@@ -25,6 +25,10 @@ use tokio::time::Instant;
 const FAULTS_TIME_MAX: Duration = Duration::from_secs(120);
 /// How long all tasks may take to complete once everything is healed.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(120);
+/// The same while what is left shrinks, as a backlog on a slow machine does.
+const BACKLOG_TIME_MAX: Duration = Duration::from_secs(600);
+/// How soon what is left shrinks where somebody works on it: a handler of 12 s and a redelivery.
+const SHRINKS_WITHIN: Duration = Duration::from_secs(40);
 /// The pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long the streams of work stay empty before all is taken to be done.
@@ -174,8 +178,9 @@ fn services(processes: &BTreeMap<String, Process>) -> impl Iterator<Item = &Proc
 /// Waits until the streams of work are empty, and returns what they hold where that takes too long. Callbacks that are
 /// scheduled for later do not count.
 pub async fn drain(admin: &Admin) -> BTreeMap<String, u64> {
-    let until = Instant::now() + DRAIN_TIME_MAX;
-    let mut empty_since = None;
+    let begun = Instant::now();
+    let mut until = begun + DRAIN_TIME_MAX;
+    let (mut empty_since, mut fewest) = (None, u64::MAX);
     loop {
         let mut left = BTreeMap::new();
         for stream in WORK {
@@ -194,8 +199,14 @@ pub async fn drain(admin: &Admin) -> BTreeMap<String, u64> {
             }
         } else {
             empty_since = None;
+            // A slow machine has a backlog: it is waited for while it shrinks.
+            let messages = left.values().sum::<u64>();
+            if messages < fewest {
+                fewest = messages;
+                until = until.max(Instant::now() + SHRINKS_WITHIN).min(begun + BACKLOG_TIME_MAX);
+            }
             // Nobody waits for what is never delivered.
-            let is_late = Instant::now() + DRAIN_TIME_MAX > until + STRANDED_AFTER;
+            let is_late = begun.elapsed() > STRANDED_AFTER;
             if is_late && admin.stranded().await.is_ok_and(|stranded| stranded == left) {
                 return BTreeMap::new();
             }
