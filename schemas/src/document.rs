@@ -58,7 +58,7 @@ pub fn json_schemas() -> Vec<(&'static str, Value)> {
         ("question", schema_of::<Question>()),
         ("answer", schema_of::<Answer>()),
         ("inquiry", schema_of::<Inquiry>()),
-        ("claim", schema_of::<InquiryReply>()),
+        ("inquiry-reply", schema_of::<InquiryReply>()),
     ]
 }
 

@@ -361,7 +361,7 @@ fn what_the_types_write_is_what_the_schemas_accept_and_an_empty_object_is_not() 
         ("answer", json!(Answer::Unheld { queue: task.queue.clone(), dispatched: true })),
         ("answer", json!(Answer::Explanation(explanation))),
         ("inquiry", json!(inquiry)),
-        ("claim", json!(InquiryReply::Adopted)),
+        ("inquiry-reply", json!(InquiryReply::Adopted)),
     ];
     for (name, schema) in document::json_schemas() {
         let validator = jsonschema::draft202012::new(&schema).expect("a valid schema of draft 2020-12");

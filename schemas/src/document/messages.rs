@@ -203,7 +203,7 @@ pub(super) const MESSAGES: &[Message] = &[
     message(
         "inquiry",
         "Who runs this task?",
-        "Answered as `claim` in json/claim.schema.json.",
+        "Answered as `inquiry-reply` in json/inquiry-reply.schema.json.",
         &[],
         Body::Schema("inquiry"),
     ),

@@ -42,6 +42,9 @@ pub enum FrameError {
     /// The number of its tasks.
     #[error("the bundle has {0} tasks, wanted 1 to {BUNDLE_TASKS_MAX}")]
     Count(usize),
+    /// The number of completions that are told at once.
+    #[error("{0} completions are told in one message, wanted 1 to {max}", max = super::told::TOLD_MAX)]
+    ToldCount(usize),
 }
 
 /// Writes a bundle of tasks. The version is the first that holds all of them, so that the frames of

@@ -59,11 +59,11 @@ struct CompletionV1<'a> {
 /// Writes completions of one type. Their callbacks are left out.
 ///
 /// # Errors
-/// [`FrameError::Count`] for none or more than [`TOLD_MAX`]; [`FrameError::Codec`] where the frame would be
+/// [`FrameError::ToldCount`] for none or more than [`TOLD_MAX`]; [`FrameError::Codec`] where the frame would be
 /// too large.
 pub fn encode_told(task_type: &TaskType, completions: &[&Completion]) -> Result<Vec<u8>, FrameError> {
     if completions.is_empty() || completions.len() > TOLD_MAX {
-        return Err(FrameError::Count(completions.len()));
+        return Err(FrameError::ToldCount(completions.len()));
     }
     let bytes = completions.iter().map(|completion| told_bytes(completion)).sum();
     let told = ToldV1 {
@@ -142,7 +142,11 @@ impl ToldOne<'_> {
                 traceparent: wire.traceparent.clone().into_owned(),
                 tracestate: wire.tracestate.clone().into_owned(),
             },
-            codec: if wire.codec == 1 { PayloadCodec::Bincode } else { PayloadCodec::Json },
+            codec: match wire.codec {
+                0 => PayloadCodec::Json,
+                1 => PayloadCodec::Bincode,
+                other => return Err(InvalidName::new("payload codec", &other.to_string(), "must be 0 or 1").into()),
+            },
             body: wire.body.clone().into_owned(),
         })
     }
@@ -198,6 +202,17 @@ mod tests {
         let heard: Vec<_> = told.iter().map(|(id, one)| (id.to_owned(), one.completion().expect("valid"))).collect();
         let id = task.id.to_string();
         assert_eq!(heard, [(id.clone(), done), (id, failed)]);
-        assert!(encode_told(&task_type, &[]).is_err());
+        let none = encode_told(&task_type, &[]).expect_err("none").to_string();
+        assert!(none.contains("completions") && none.contains("256"), "{none}");
+    }
+
+    #[test]
+    fn completion_of_an_unknown_codec_is_not_taken_for_json() {
+        let task_type = TaskType::new("a.b").expect("valid");
+        let task = TaskEvent::new(TaskId::generate(), task_type, QueueName::default_queue(), Micros(1), Vec::new());
+        let done = Completion::of(&task, Outcome::Succeeded, Micros(2));
+        let wire = CompletionV1 { codec: 2, ..CompletionV1::of(&done) };
+        let read = ToldOne { task_type: task.task_type.as_str(), wire: &wire }.completion();
+        assert!(read.is_err_and(|error| error.to_string().contains("codec")));
     }
 }

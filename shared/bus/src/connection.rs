@@ -354,7 +354,8 @@ impl Bus {
         self.client.flush().await.map_err(|e| failed(e.into()))
     }
 
-    /// Listens to a subject of core NATS. The subscription is with the server once this returns.
+    /// Listens to a subject of core NATS. Whatever this connection sends from then on comes after the subscription;
+    /// what others send may reach the server before it.
     ///
     /// # Errors
     /// [`Error::Subscribe`] when the subject is invalid or the connection closed.

@@ -67,6 +67,10 @@ impl Bus {
     /// # Errors
     /// [`Error::Read`], [`Error::Subscribe`].
     pub async fn look(&self, stream: &str, filter: &str, start: Start, count: usize) -> Result<Vec<Stored>, Error> {
+        if count == 0 {
+            // The server takes no batch of none.
+            return Ok(Vec::new());
+        }
         let failed = |source: Source| Error::Read { stream: stream.to_owned(), what: filter.to_owned(), source };
         let (seq, start_time) = match start {
             Start::Sequence(sequence) => (Some(sequence.max(1)), None),
@@ -234,6 +238,7 @@ mod tests {
         let later = bus.look(STREAM_TASKS, TASK_ALL, Start::Time(Micros(since.0 + 1)), 2).await.expect("read");
         assert_eq!(later.iter().map(|one| one.sequence).collect::<Vec<_>>(), [2, 3]);
         assert!(bus.look(STREAM_TASKS, TASK_ALL, Start::Sequence(5), 2).await.expect("read").is_empty());
+        assert!(bus.look(STREAM_TASKS, TASK_ALL, Start::Sequence(1), 0).await.expect("read").is_empty());
         assert_eq!(bus.ahead_of(STREAM_TASKS, &subject(1), 4).await.expect("read"), Some(1));
         bus.delete_sequence(STREAM_TASKS, 4).await.expect("deleted");
         assert_eq!(bus.ahead_of(STREAM_TASKS, &subject(1), 4).await.expect("read"), None);

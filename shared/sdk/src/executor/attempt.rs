@@ -253,13 +253,13 @@ pub(crate) async fn inquire(desk: &Desk, job: &Job) -> Result<Inquired, jetlane_
             LookedUp::Open { .. } => Inquired::Ready(None),
         });
     }
-    let claimed = |claim| match claim {
+    let over = |reply| match reply {
         InquiryReply::Adopted => Some(Inquired::Over(Settled::Leave)),
         InquiryReply::Superseded => Some(Inquired::Over(Settled::Ack)),
         InquiryReply::Unheld | InquiryReply::Unbegun => None,
     };
     let is_asked_of_everybody = run::is_asked_of_everybody(&run);
-    if is_asked_of_everybody && let Some(over) = claimed(desk.owners.claim_here(job)) {
+    if is_asked_of_everybody && let Some(over) = over(desk.owners.reply_here(job)) {
         return Ok(over);
     }
     let inquiry = desk.owners.inquiry(&job.parcel, vec![inquired(&job.task)]);
@@ -267,7 +267,7 @@ pub(crate) async fn inquire(desk: &Desk, job: &Job) -> Result<Inquired, jetlane_
     let mut since = None;
     loop {
         let connection = *connections.borrow();
-        if is_asked_of_everybody && let Some(over) = desk.owners.ask(&inquiry).await?.and_then(claimed) {
+        if is_asked_of_everybody && let Some(over) = desk.owners.ask(&inquiry).await?.and_then(over) {
             return Ok(over);
         }
         // The mark first: it goes once the completion is stored.

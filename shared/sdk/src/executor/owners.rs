@@ -73,18 +73,18 @@ impl Owners {
             };
             let Some(Message { reply, body, .. }) = message else { return };
             let Some(reply) = reply else { continue };
-            let claim = match serde_json::from_slice::<Inquiry>(&body) {
-                Ok(inquiry) if inquiry.executor != self.executor => self.claim(&inquiry),
+            let said = match serde_json::from_slice::<Inquiry>(&body) {
+                Ok(inquiry) if inquiry.executor != self.executor => self.reply(&inquiry),
                 Ok(_) => InquiryReply::Unheld,
                 Err(error) => {
                     tracing::debug!(%error, "The question of another executor cannot be read.");
                     InquiryReply::Unheld
                 }
             };
-            if claim == InquiryReply::Unheld && !is_asked_alone {
+            if said == InquiryReply::Unheld && !is_asked_alone {
                 continue;
             }
-            let answer = serde_json::to_vec(&claim).expect("a word is JSON");
+            let answer = serde_json::to_vec(&said).expect("a word is JSON");
             if let Err(error) = self.bus.send(reply, Headers::new(), answer.into()).await {
                 tracing::debug!(%error, "Another executor was not answered.");
             }
@@ -92,7 +92,7 @@ impl Owners {
     }
 
     /// What this executor says to a question.
-    fn claim(&self, inquiry: &Inquiry) -> InquiryReply {
+    fn reply(&self, inquiry: &Inquiry) -> InquiryReply {
         let Some(ack) = self.bus.ack_of(STREAM_LANES, inquiry.sequence, &inquiry.ack) else {
             return InquiryReply::Unheld;
         };
@@ -117,7 +117,7 @@ impl Owners {
             return InquiryReply::Adopted;
         }
         let [run] = inquiry.runs.as_slice() else { return InquiryReply::Unheld };
-        match (self.claim_run(run, |parcel| parcel.lease.attach(ack.clone())), inquiry.mark) {
+        match (self.reply_for_run(run, |parcel| parcel.lease.attach(ack.clone())), inquiry.mark) {
             (InquiryReply::Unheld, Some(mark)) => match self.unbegun.says(mark) {
                 Word::Undecided => InquiryReply::Adopted,
                 Word::NeverBegan => InquiryReply::Unbegun,
@@ -128,7 +128,7 @@ impl Owners {
     }
 
     /// What this executor says of a run that came by another message than its own.
-    fn claim_run(&self, run: &InquiredRun, attach: impl FnOnce(&Parcel)) -> InquiryReply {
+    fn reply_for_run(&self, run: &InquiredRun, attach: impl FnOnce(&Parcel)) -> InquiryReply {
         let Some(ctx) = self.running.newest(&identity_of(run)) else { return InquiryReply::Unheld };
         if ctx.parcel().lease.state() == Hold::Lost {
             return InquiryReply::Unheld;
@@ -150,12 +150,12 @@ impl Owners {
     }
 
     /// Whether a run of the task is under way here already, by another message.
-    pub(crate) fn claim_here(&self, job: &Job) -> InquiryReply {
+    pub(crate) fn reply_here(&self, job: &Job) -> InquiryReply {
         match self.running.newest(&job.task.identity()) {
             Some(ctx) if ctx.is_of(&job.task) => InquiryReply::Unheld,
             Some(_) => {
                 let (ack, _) = job.parcel.lease.acks();
-                self.claim_run(&inquired(&job.task), |parcel| parcel.lease.attach(ack))
+                self.reply_for_run(&inquired(&job.task), |parcel| parcel.lease.attach(ack))
             }
             None => InquiryReply::Unheld,
         }
@@ -170,7 +170,7 @@ impl Owners {
         let within = if inquiry.delivered > 1 { ASK_WITHIN } else { ASK_STALE_WITHIN };
         match self.bus.inquire(&subject::owner(&self.queue), question.into(), within).await? {
             Reply::Answer(answer) => {
-                Ok(serde_json::from_slice(&answer).ok().filter(|claim: &InquiryReply| *claim != InquiryReply::Unheld))
+                Ok(serde_json::from_slice(&answer).ok().filter(|reply: &InquiryReply| *reply != InquiryReply::Unheld))
             }
             Reply::Silent | Reply::Nobody => Ok(None),
         }
@@ -183,7 +183,7 @@ impl Owners {
     pub(crate) async fn ask_owner(&self, job: &Job, found: &Found, inquiry: &Inquiry) -> Result<Owner, Error> {
         let BeginMark { executor, token, .. } = &found.mark;
         if *executor == self.executor {
-            return Ok(match (self.claim_here(job), self.unbegun.says(*token)) {
+            return Ok(match (self.reply_here(job), self.unbegun.says(*token)) {
                 (InquiryReply::Unheld, Word::NeverBegan) => Owner::NeverBegan,
                 (InquiryReply::Unheld, Word::Stands) => Owner::Disowns,
                 _ => Owner::Runs,
