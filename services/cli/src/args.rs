@@ -142,7 +142,7 @@ pub struct Submit {
     /// Its type, such as `image.thumbnail`.
     pub task_type: String,
     /// Its body: JSON, `-` for stdin, or `@file`.
-    #[arg(default_value = "{}")]
+    #[arg(default_value = "{}", allow_negative_numbers = true)]
     pub body: String,
     /// critical, high, normal or low.
     #[arg(long, default_value = "normal")]

@@ -75,6 +75,7 @@ impl From<jetlane::Error> for Failure {
     fn from(error: jetlane::Error) -> Self {
         use jetlane::{Error, Outcome};
         let exit = match &error {
+            Error::Connect(jetlane_bus::Error::Address { .. } | jetlane_bus::Error::Credentials { .. }) => Exit::Usage,
             Error::Connect(_) | Error::Closed { .. } | Error::Unanswered { .. } => Exit::Unreachable,
             Error::Name(_) | Error::Option(_) => Exit::Usage,
             Error::Waited { .. } => Exit::TimedOut,

@@ -64,6 +64,8 @@ fn global_options_stand_before_or_after_the_command() {
 fn a_body_on_stdin_is_no_flag_and_a_type_is_set_option_by_option() {
     let Command::Submit(submit) = command("jetlane submit a.b -") else { panic!("another command") };
     assert_eq!(submit.body, "-");
+    let Command::Submit(submit) = command("jetlane submit a.b -1.5") else { panic!("another command") };
+    assert_eq!(submit.body, "-1.5", "a negative number is JSON");
     let line = "jetlane types set a.b --queue q --retries 5 --timeout 30s --backoff 1s --schema s.json";
     let Command::Types(types) = command(line) else { panic!("another command") };
     let TypesAction::Set(set) = types.action else { panic!("another action") };

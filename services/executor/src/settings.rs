@@ -1,6 +1,6 @@
 //! The executor as an operator types it.
 
-use jetlane::{Concurrency, Executor};
+use jetlane::{Concurrency, Executor, QueueName};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,18 +8,25 @@ use std::path::PathBuf;
 
 /// Slots where nobody says how many.
 const SLOTS_DEFAULT: usize = 16;
+/// The most slots, as the SDK has them.
+const SLOTS_MAX: usize = 10_000;
+/// The fewest cores, as the SDK has them: a thousandth is the unit.
+const CPU_MIN: f64 = 0.001;
 
 /// Section `executor`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// The queue that it serves. Default `default`.
+    #[serde(deserialize_with = "queue")]
     pub queue: String,
     /// How many tasks run at once. Default 16.
+    #[serde(deserialize_with = "slots")]
     pub slots: usize,
     /// Whether it takes less while memory is short or its runs take longer than usual. Default true.
     pub adaptive: bool,
     /// The processor cores that its tasks may use, such as `1.5`. Default: those of this process.
+    #[serde(deserialize_with = "cpu")]
     pub cpu: Option<f64>,
     /// The memory that its tasks may use, in MiB. Default: its cgroup's limit, or the machine's memory.
     pub memory_mib: Option<u32>,
@@ -36,6 +43,7 @@ pub struct Settings {
     pub pictures_root: Option<PathBuf>,
     /// The memory that decoding pictures may take, all runs together, in MiB. Default: 75 % of
     /// `memory_mib`, or of the cgroup's limit or the memory available at the start.
+    #[serde(deserialize_with = "pictures_memory")]
     pub pictures_memory_mib: Option<u32>,
 }
 
@@ -80,6 +88,37 @@ enum Written<T> {
     Whole(T),
 }
 
+/// What is wrong is said before there is a broker to ask.
+fn queue<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    QueueName::new(name.as_str()).map_err(D::Error::custom)?;
+    Ok(name)
+}
+
+fn slots<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let slots = usize::deserialize(deserializer)?;
+    if (1..=SLOTS_MAX).contains(&slots) {
+        return Ok(slots);
+    }
+    Err(D::Error::custom(format!("{slots} slots are not 1 to {SLOTS_MAX}")))
+}
+
+fn cpu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    let cores = Option::<f64>::deserialize(deserializer)?;
+    if cores.is_none_or(|cores| cores.is_finite() && cores >= CPU_MIN) {
+        return Ok(cores);
+    }
+    Err(D::Error::custom(format!("it is no number of cores, {CPU_MIN} or more")))
+}
+
+fn pictures_memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let mib = Option::<u32>::deserialize(deserializer)?;
+    if mib == Some(0) {
+        return Err(D::Error::custom("no picture is made in 0 MiB"));
+    }
+    Ok(mib)
+}
+
 fn parts(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
@@ -98,9 +137,18 @@ fn resources<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Stri
     };
     match Written::<BTreeMap<String, u32>>::deserialize(deserializer)? {
         Written::Whole(resources) => Ok(resources),
-        Written::Text(text) => parts(&text)
-            .map(|part| read(part).ok_or_else(|| D::Error::custom(format!("{part:?} is no resource such as `gpu=1`"))))
-            .collect(),
+        Written::Text(text) => {
+            let mut resources = BTreeMap::new();
+            for part in parts(&text) {
+                let read = read(part);
+                let (name, amount) =
+                    read.ok_or_else(|| D::Error::custom(format!("{part:?} is no resource such as `gpu=1`")))?;
+                if resources.insert(name, amount).is_some() {
+                    return Err(D::Error::custom(format!("{part:?} is said twice")));
+                }
+            }
+            Ok(resources)
+        }
     }
 }
 
@@ -151,8 +199,42 @@ mod tests {
     }
 
     #[test]
+    fn what_no_executor_can_start_with_is_refused_before_there_is_a_broker() {
+        for (variable, text) in [
+            ("SLOTS", "0"),
+            ("SLOTS", "10001"),
+            ("SLOTS", "18446744073709551615"),
+            ("QUEUE", "a.b"),
+            ("QUEUE", "*"),
+            ("CPU", "nan"),
+            ("CPU", "inf"),
+            ("CPU", "-1"),
+            ("CPU", "0"),
+            ("PICTURES_MEMORY_MIB", "0"),
+        ] {
+            let variable = format!("JETLANE_EXECUTOR_{variable}");
+            let refused = read(&[(&variable, text)], "").expect_err(text);
+            assert!(refused.contains(&variable), "{refused}");
+        }
+    }
+
+    #[test]
+    fn blanks_around_a_variable_are_not_part_of_it() {
+        let variables = [
+            ("JETLANE_EXECUTOR_SLOTS", " 4 "),
+            ("JETLANE_EXECUTOR_QUEUE", "pictures\n"),
+            ("JETLANE_EXECUTOR_CPU", "\t"),
+            ("JETLANE_EXECUTOR_ADAPTIVE", " false"),
+            ("JETLANE_EXECUTOR_LABELS", " [\"ssd\"] "),
+        ];
+        let read = read(&variables, "").expect("all are well");
+        assert_eq!((read.slots, read.queue.as_str(), read.cpu, read.adaptive), (4, "pictures", None, false));
+        assert!(read.labels.contains("ssd"));
+    }
+
+    #[test]
     fn a_resource_without_its_number_is_refused_with_the_variables_name() {
-        for text in ["gpu", "gpu=many", "gpu=-1"] {
+        for text in ["gpu", "gpu=many", "gpu=-1", "gpu=1,gpu=2"] {
             let refused = read(&[("JETLANE_EXECUTOR_RESOURCES", text)], "").expect_err(text);
             assert!(refused.contains("JETLANE_EXECUTOR_RESOURCES") && refused.contains("gpu"), "{refused}");
         }

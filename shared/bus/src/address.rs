@@ -41,6 +41,14 @@ impl Servers {
             let printed = without_login(url);
             let invalid = |reason: String| Error::Address { url: printed.clone(), reason };
             let address: ServerAddr = url.parse().map_err(|error: std::io::Error| invalid(error.to_string()))?;
+            let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+            if scheme.is_some_and(|scheme| scheme != "nats" && scheme != "tls") {
+                // The client library would take some for plain TCP.
+                return Err(invalid("only nats:// and tls:// are spoken".into()));
+            }
+            if address.host().is_empty() {
+                return Err(invalid("it names no host".into()));
+            }
             let found = login_of(&address).map_err(invalid)?;
             login = login.or(found);
             addresses.push(address);
@@ -107,7 +115,17 @@ mod tests {
 
     #[test]
     fn an_invalid_address_is_named_without_its_secret() {
-        for list in ["", " , ", "nats://:hunter2@host", "nats://jl:hunter2@host:99999999", "nats://jl:hunter2@a b"] {
+        for list in [
+            "",
+            " , ",
+            "nats://:hunter2@host",
+            "nats://jl:hunter2@host:99999999",
+            "nats://jl:hunter2@a b",
+            "ws://host",
+            "wss://hunter2@host",
+            "http://host",
+            "nats://",
+        ] {
             let error = Servers::parse(list).expect_err("invalid").to_string();
             assert!(error.starts_with("the NATS address"), "{error}");
             assert!(!error.contains("hunter2"), "{error}");

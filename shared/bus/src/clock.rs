@@ -167,10 +167,18 @@ pub fn rfc3339(at: Micros) -> String {
     Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX).to_string()
 }
 
-/// Reads RFC 3339; `None` for anything else and for times before 1970.
+/// Reads RFC 3339; `None` for anything else. A time before 1970 is read as 1970, and one after the last that can be
+/// computed with, such as the last second of the year 9999, as that last one.
 pub fn parse_rfc3339(text: &str) -> Option<Micros> {
-    let at: Timestamp = text.trim().parse().ok()?;
-    u64::try_from(at.as_microsecond()).ok().map(Micros)
+    let text = text.trim();
+    let at = text.parse::<Timestamp>().ok().or_else(|| is_beyond(text).then_some(Timestamp::MAX))?;
+    Some(micros(at.as_microsecond()))
+}
+
+/// Whether a text is a moment in the last hours of the year 9999, which are beyond what the calendar's library has.
+fn is_beyond(text: &str) -> bool {
+    let pieces = jiff::fmt::temporal::Pieces::parse(text);
+    pieces.is_ok_and(|pieces| pieces.date().year() == 9999 && pieces.time().is_some() && pieces.offset().is_some())
 }
 
 /// Time since boot, suspension included: a lease that ran out while the machine slept is over.
@@ -244,5 +252,14 @@ mod tests {
         assert_eq!(parse_rfc3339(&rfc3339(at)), Some(at));
         assert_eq!(parse_rfc3339("2023-11-14T23:13:20.123456+01:00"), Some(at));
         assert_eq!(parse_rfc3339("tomorrow"), None);
+        // What other languages send for "never" and for "not set".
+        for never in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59.9999999+00:00"] {
+            assert_eq!(parse_rfc3339(never), Some(micros(Timestamp::MAX.as_microsecond())), "{never}");
+        }
+        assert_eq!(parse_rfc3339("9999-12-31T23:59:59"), None, "it names no moment without its zone");
+        assert_eq!(parse_rfc3339("9999-12-31"), None);
+        for past in ["0001-01-01T00:00:00Z", "1969-12-31T23:59:59Z"] {
+            assert_eq!(parse_rfc3339(past), Some(Micros(0)), "{past}");
+        }
     }
 }

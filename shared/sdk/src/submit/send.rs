@@ -144,6 +144,9 @@ fn by_the_open_door(task: &TaskEvent, delay: Duration) -> Result<Outgoing, jetla
     optional(header::CALLBACKS, (!task.callbacks.is_empty()).then_some(callbacks));
     if !task.trace.is_empty() {
         headers.push(header::TRACEPARENT, task.trace.traceparent.clone());
+        if !task.trace.tracestate.is_empty() {
+            headers.push(header::TRACESTATE, task.trace.tracestate.clone());
+        }
     }
     Ok(Outgoing {
         subject: subject::submit(&task.task_type),
@@ -152,4 +155,21 @@ fn by_the_open_door(task: &TaskEvent, delay: Duration) -> Result<Outgoing, jetla
         message_id: Some(task.message_id(Hop::Intake)),
         expect: Expect::Anything,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jetlane_schemas::{QueueName, TaskId, TaskType, TraceContext};
+
+    #[test]
+    fn trace_of_a_submission_by_the_open_door_keeps_its_state() {
+        let task_type = TaskType::new("a.b").expect("valid");
+        let queue = QueueName::default_queue();
+        let mut task = TaskEvent::new(TaskId::generate(), task_type, queue, clock::now(), b"{}".to_vec());
+        let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        task.trace = TraceContext { traceparent: traceparent.into(), tracestate: "vendor=1".into() };
+        let out = by_the_open_door(&task, Duration::ZERO).expect("small");
+        assert_eq!(TraceContext::from_headers(&out.headers), task.trace);
+    }
 }

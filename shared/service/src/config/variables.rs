@@ -21,14 +21,15 @@ pub(super) fn prefix(section: &str) -> String {
     format!("JETLANE_{}_", section.to_uppercase())
 }
 
-/// The variables that speak of a section, by name. An empty one counts as absent.
+/// The variables that speak of a section, by name. An empty one counts as absent. Blanks and line ends around a text
+/// are not part of it: files and shells leave them behind.
 pub(super) fn given(section: &str, variables: &Variables) -> Vec<Given> {
     let prefix = prefix(section);
-    let ours = variables.iter().filter(|(name, text)| !text.is_empty() && !OTHERS.contains(&name.as_str()));
+    let ours = variables.iter().filter(|(name, text)| !text.trim().is_empty() && !OTHERS.contains(&name.as_str()));
     ours.filter_map(|(name, text)| {
         let rest = name.strip_prefix(&prefix).filter(|rest| !rest.is_empty() && !is_service_link(rest))?;
         let path = rest.to_lowercase().split("__").map(str::to_owned).collect();
-        Some(Given { name: name.clone(), path, text: text.clone() })
+        Some(Given { name: name.clone(), path, text: text.trim().to_owned() })
     })
     .collect()
 }
