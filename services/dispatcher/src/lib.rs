@@ -9,6 +9,7 @@
 //! - `carry`: what a decision stores; `plain`: tasks as messages for clients in any language
 //! - `door`: the connection that the open door is read by, and what costs it
 //! - `sweeper`: ends what the server gave up
+//! - `unserved`: ends what nobody serves at the public intake
 //! - `restore`: streams and buckets that are deleted meanwhile are made anew
 //! - `readiness`: what it reports of itself to health probes
 //!
