@@ -2,6 +2,7 @@
 
 use crate::acks::Acks;
 use crate::address::{self, Login};
+use crate::answer::{Fault, fault_of_code};
 use crate::block::Block;
 use crate::error::Error;
 use crate::publish::Expect;
@@ -31,6 +32,8 @@ const SUBSCRIPTION_MESSAGES_MAX: usize = 1 << 17;
 const COMMANDS_MAX: usize = 8_192;
 /// The longest pause between two attempts to reconnect.
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// The pause before a cluster that cannot answer yet is asked again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// How often a lasting refusal of the credentials is logged.
 const DENIED_EVERY: Duration = Duration::from_secs(30);
 
@@ -265,11 +268,11 @@ impl Bus {
         loop {
             match self.jetstream.query_account().await {
                 Ok(_account) => return Ok(()),
-                // A cluster that is electing does not answer. A service waits for it as for a server that is absent.
-                Err(error)
-                    if self.connect.when_absent == WhenAbsent::Wait && error.kind() == AccountErrorKind::TimedOut =>
-                {
-                    tracing::warn!(url = self.shown_url, "JetStream does not answer yet; asking again.");
+                // A cluster that is electing does not answer, or says that it cannot. A service waits for it as for a
+                // server that is absent.
+                Err(error) if self.connect.when_absent == WhenAbsent::Wait && is_electing(error.kind()) => {
+                    tracing::warn!(url = self.shown_url, %error, "JetStream does not answer yet; asking again.");
+                    tokio::time::sleep(ASK_AGAIN_AFTER).await;
                 }
                 Err(source) => {
                     return Err(Error::NoJetStream { url: self.shown_url.clone(), source: source.into() });
@@ -445,11 +448,31 @@ pub(crate) fn headers_from(map: Option<&HeaderMap>) -> Headers {
         .collect()
 }
 
+/// Whether JetStream is there and cannot answer now.
+fn is_electing(answer: AccountErrorKind) -> bool {
+    match answer {
+        AccountErrorKind::TimedOut => true,
+        AccountErrorKind::JetStream(refused) => fault_of_code(refused.error_code().0) == Fault::Transient,
+        AccountErrorKind::JetStreamUnavailable | AccountErrorKind::Other => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::local::stage::place;
     use crate::local::{self, Options, Server};
+
+    #[test]
+    fn cluster_that_is_electing_is_waited_for_and_a_server_without_jetstream_is_not() {
+        let refused = |err_code: u64| {
+            let code = serde_json::json!({ "code": 503, "err_code": err_code, "description": "" });
+            AccountErrorKind::JetStream(serde_json::from_value(code).expect("as the server writes it"))
+        };
+        assert!(is_electing(AccountErrorKind::TimedOut) && is_electing(refused(10_008)));
+        // JetStream is not enabled for the account.
+        assert!(!is_electing(refused(10_039)) && !is_electing(AccountErrorKind::JetStreamUnavailable));
+    }
 
     #[tokio::test]
     async fn slow_subscription_is_a_gap_and_no_reconnect() {
