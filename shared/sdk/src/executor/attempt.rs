@@ -183,6 +183,10 @@ async fn settle(desk: &Desk, job: &Job, over: &mut Over) -> Outcomes {
     let late =
         if is_looked_up(desk, job) { Box::pin(look_up(desk, job)).await? } else { LookedUp::Open { late: false } };
     let LookedUp::Open { late } = late else { return Ok(Settled::Ack) };
+    if job.is_suspect() && desk.owners.adopt_here(job) {
+        tracing::debug!(task_id = %task.id, "The same run is under way here by another message, and settles this one.");
+        return Ok(Settled::Leave);
+    }
     // Here and not before: a task waits for its slot, and then for what is looked up.
     if !job.parcel.lease.holds() {
         tracing::debug!(task_id = %task.id, "The lease of this run lapsed before it began; it comes again.");

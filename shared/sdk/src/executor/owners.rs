@@ -161,6 +161,18 @@ impl Owners {
         }
     }
 
+    /// Whether the same run of the task is under way here already, by another message: it settles this one too. Costs no
+    /// request. An earlier run that is about to end here does not count.
+    pub(crate) fn adopt_here(&self, job: &Job) -> bool {
+        let Some(ctx) = self.running.newest(&job.task.identity()) else { return false };
+        if ctx.is_of(&job.task) || ctx.run() != job.task.run || ctx.parcel().lease.state() == Hold::Lost {
+            return false;
+        }
+        let (ack, _) = job.parcel.lease.acks();
+        ctx.parcel().lease.attach(ack);
+        true
+    }
+
     /// Asks all executors of the queue who runs these tasks of a message; `None` where nobody says so.
     ///
     /// # Errors

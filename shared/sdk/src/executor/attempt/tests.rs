@@ -525,3 +525,18 @@ async fn result_that_loses_to_a_failure_makes_sure_of_its_dead_letter() {
     }
     assert_eq!(stage.unanswered().await, 0);
 }
+
+#[tokio::test]
+async fn copy_of_a_run_that_is_under_way_here_is_settled_with_it() {
+    let mut stage = Stage::open(|_| Ok(())).await;
+    let first = task(1);
+    let under_way = stage.job(first.clone(), 1).await;
+    stage.desk.running.begin(&Ctx::new(&stage.desk, &under_way, 1, 4, clock::now()));
+    let copy = stage.job(TaskEvent { suspect: true, ..first.clone() }, 1).await;
+    assert_eq!(run(&stage.desk, &copy).await.ran, Ran::NOT);
+    assert_eq!((stage.begun().len(), stage.unanswered().await), (0, 2));
+    let later = stage.job(TaskEvent { run: 2, suspect: true, ..first }, 1).await;
+    assert_eq!(run(&stage.desk, &later).await.ran.end, RunEnd::Done, "a later run is no copy");
+    under_way.parcel.settle_one().await;
+    assert_eq!(stage.unanswered().await, 0);
+}
