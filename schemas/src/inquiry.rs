@@ -1,5 +1,5 @@
-//! Inquiries between executors: which of them runs a task that was delivered again. JSON over core NATS, request and
-//! reply.
+//! Inquiries to executors: which of them runs a task that was delivered again, or that a dispatcher is about to end.
+//! JSON over core NATS, request and reply.
 
 use crate::id::{RunToken, TaskId};
 use crate::options::Micros;
@@ -7,10 +7,11 @@ use crate::token::TaskType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Asks whether another executor runs the tasks of a delivered message.
+/// Asks whether another executor runs the tasks of a delivered message. A dispatcher asks without a delivery: `ack` is
+/// empty, and the answer is [`InquiryReply::Running`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Inquiry {
-    /// The executor that asks.
+    /// The executor or dispatcher that asks.
     pub executor: String,
     /// The sequence of the message in the lanes' stream.
     pub sequence: u64,
@@ -18,7 +19,7 @@ pub struct Inquiry {
     pub stored_at: Micros,
     /// How often it has been delivered, to whoever asks.
     pub delivered: u64,
-    /// The ack subject of that delivery: whoever runs the tasks settles it.
+    /// The ack subject of that delivery: whoever runs the tasks settles it. Empty where there is no delivery to settle.
     pub ack: String,
     /// The tasks.
     pub runs: Vec<InquiredRun>,
@@ -50,6 +51,8 @@ pub enum InquiryReply {
     Adopted,
     /// It runs a later run of the task: this one is acked away.
     Superseded,
+    /// It runs one of the tasks at least; the question had no delivery to settle.
+    Running,
     /// It runs none of them.
     Unheld,
     /// It stored the mark that is asked for, and the handler never began, nor will.

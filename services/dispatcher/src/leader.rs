@@ -11,6 +11,7 @@
 //! - `clients`: plain lanes, and the executors' credit; `answers`: what plain clients answer;
 //!   `runs`: what was dispatched until its end is told
 //! - `estimates`: what is learned of run times; `needs`: fits, and what nobody fits
+//! - `suspects`: tasks that an executor may run although their deadline has passed
 //! - `tenants`: who stands where in line; `questions`: why a task waits, and when one would start
 //! - `upkeep`: signs of life, counts, shares
 
@@ -26,6 +27,7 @@ mod questions;
 mod runs;
 mod sources;
 mod start;
+mod suspects;
 mod tenants;
 mod upkeep;
 
@@ -93,6 +95,7 @@ pub(crate) struct Leader {
     tenants: Numbers,
     types: intake::Types,
     endings: answers::Endings,
+    suspects: suspects::Suspects,
     fits: Fits,
     clients: Clients,
     cancelled: broadcast::Receiver<TaskRef>,
@@ -123,6 +126,7 @@ enum Woken {
     Credit(Option<Message>),
     Asked(Option<Message>),
     Heard(Heard),
+    Inquired(suspects::Inquired),
     Cancelled(Result<TaskRef, broadcast::error::RecvError>),
     Announced,
     Found,
@@ -174,6 +178,7 @@ impl Leader {
         tokio::select! {
             Some(carried) = self.works.next(), if !self.works.is_empty() => Woken::Carried(carried),
             Some(carried) = self.endings.next(), if !self.endings.is_empty() => Woken::Carried(carried),
+            Some(inquired) = self.suspects.questions.next(), if !self.suspects.questions.is_empty() => Woken::Inquired(inquired),
             Some(turn) = self.flows.turns.next(), if !self.flows.turns.is_empty() => Woken::Turned(turn),
             Some(opened) = self.flows.openings.next(), if !self.flows.openings.is_empty() => Woken::Opened(opened),
             Some(flow) = self.flows.rings.next(), if !self.flows.rings.is_empty() => Woken::Rang(flow),
@@ -198,6 +203,7 @@ impl Leader {
             Woken::Credit(credit) => self.take_credit(&credit.ok_or(Error::Closed)?),
             Woken::Asked(question) => self.take_question(&question.ok_or(Error::Closed)?),
             Woken::Heard(heard) => self.take_heard(heard)?,
+            Woken::Inquired(inquired) => self.inquired(inquired),
             Woken::Cancelled(cancelled) => self.take_cancelled(cancelled)?,
             Woken::Announced => self.take_announced(),
             Woken::Found => self.take_found(),
@@ -232,6 +238,7 @@ impl Leader {
                 Some(Decision::Pull { flow, messages, bytes }) => self.flows.ask(flow, messages, bytes),
             }
         }
+        self.inquire_doubtful();
         self.send_due(&mut bundles);
         self.bundles = bundles;
         self.send_leaving();
@@ -273,13 +280,23 @@ impl Leader {
         }
     }
 
+    /// The next outcome of what is under way, endings among it; `None` where nothing is.
+    async fn next_outcome(&mut self) -> Option<Carried> {
+        tokio::select! {
+            Some(carried) = self.works.next(), if !self.works.is_empty() => Some(carried),
+            Some(carried) = self.endings.next(), if !self.endings.is_empty() => Some(carried),
+            else => None,
+        }
+    }
+
     /// Stops reading, finishes what is being stored and gives back the rest.
     async fn drain(&mut self) -> Result<(), Error> {
         self.flows.close_all();
         self.send_all();
         self.send_leaving();
         let end = Instant::now() + DRAIN_TIMEOUT;
-        while let Ok(Some(carried)) = tokio::time::timeout_at(end, self.works.next()).await {
+        // A task that a client refused for good is in no stream any more: only this leader can end it.
+        while let Ok(Some(carried)) = tokio::time::timeout_at(end, self.next_outcome()).await {
             self.carried(carried);
             self.send_leaving();
             self.acknowledge().await?;

@@ -47,6 +47,18 @@ pub(crate) enum Beside {
 impl Leader {
     /// Ends a task that does not run now: expired, refused, or not due yet.
     pub(super) fn end(&mut self, entry: EntryId) {
+        let Some(held) = self.held.get(&entry) else { return };
+        let waits = matches!(held.fate, Fate::Run | Fate::Later(_) | Fate::Unknown(_) | Fate::NoFit(_));
+        let is_late = || starts_by(&held.task).is_some_and(|deadline| deadline <= clock::now());
+        if held.task.suspect && waits && is_late() {
+            // A copy of it may have begun in time: executors know.
+            return self.suspects.doubtful.push(entry);
+        }
+        self.finish(entry);
+    }
+
+    /// The same of a task that no executor runs.
+    pub(super) fn finish(&mut self, entry: EntryId) {
         let Some(held) = self.held.get_mut(&entry) else { return };
         let bus = self.world.bus.clone();
         let expired = || (Outcome::Expired, Failure::new("expired", "it had not started by its deadline"));

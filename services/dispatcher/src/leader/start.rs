@@ -69,6 +69,7 @@ impl Leader {
             tenants: Numbers::default(),
             types: super::intake::Types::default(),
             endings: super::answers::Endings::default(),
+            suspects: super::suspects::Suspects::default(),
             fits,
             clients: Clients::default(),
             cancelled: world.cancelled.news(),

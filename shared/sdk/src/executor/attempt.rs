@@ -258,7 +258,7 @@ pub(crate) async fn inquire(desk: &Desk, job: &Job) -> Result<Inquired, jetlane_
         });
     }
     let over = |reply| match reply {
-        InquiryReply::Adopted => Some(Inquired::Over(Settled::Leave)),
+        InquiryReply::Adopted | InquiryReply::Running => Some(Inquired::Over(Settled::Leave)),
         InquiryReply::Superseded => Some(Inquired::Over(Settled::Ack)),
         InquiryReply::Unheld | InquiryReply::Unbegun => None,
     };

@@ -93,6 +93,13 @@ impl Owners {
 
     /// What this executor says to a question.
     fn reply(&self, inquiry: &Inquiry) -> InquiryReply {
+        if inquiry.ack.is_empty() {
+            // A dispatcher asks before it ends tasks: there is no delivery to take over.
+            let runs = |run| {
+                self.running.newest(&identity_of(run)).is_some_and(|ctx| ctx.parcel().lease.state() != Hold::Lost)
+            };
+            return if inquiry.runs.iter().any(runs) { InquiryReply::Running } else { InquiryReply::Unheld };
+        }
         let Some(ack) = self.bus.ack_of(STREAM_LANES, inquiry.sequence, &inquiry.ack) else {
             return InquiryReply::Unheld;
         };
@@ -206,7 +213,7 @@ impl Owners {
         let owner = subject::owner_of(&self.queue, executor);
         Ok(match self.bus.inquire(&owner, question.into(), ASK_WITHIN).await? {
             Reply::Answer(answer) => match serde_json::from_slice(&answer) {
-                Ok(InquiryReply::Adopted | InquiryReply::Superseded) => Owner::Runs,
+                Ok(InquiryReply::Adopted | InquiryReply::Superseded | InquiryReply::Running) => Owner::Runs,
                 Ok(InquiryReply::Unbegun) => Owner::NeverBegan,
                 Ok(InquiryReply::Unheld) | Err(_) => Owner::Disowns,
             },

@@ -3,11 +3,14 @@
 use crate::outsider::Outsider;
 use crate::processes::{Process, Restarted};
 use crate::tasks::{Bench, Gated, gated};
-use crate::waits::{drained, until, until_some};
+use crate::waits::{announced, drained, until, until_some};
 use futures::StreamExt;
-use jetlane::{Client, Connect, Executor, Task};
+use jetlane::{Client, Connect, Executor, Outcome, Task, TaskId};
 use jetlane_bus::local::Server;
-use jetlane_testkit::{server, soon};
+use jetlane_bus::publish::Expect;
+use jetlane_bus::{Outgoing, clock};
+use jetlane_schemas::{Micros, TaskEvent, frame, subject};
+use jetlane_testkit::{Kit, server, soon};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::task::AbortHandle;
@@ -159,4 +162,49 @@ async fn a_dispatcher_that_is_told_to_end_gives_its_queues_up_at_once() {
     }
     assert_eq!(rig.bench.began.lock().await.len(), 100, "each ran once");
     drained(rig.client.bus(), &[]).await;
+}
+
+/// How long the task of the next test may wait until it begins: longer than its executor takes to begin it.
+const BEGINS_WITHIN: Micros = Micros(3_000_000);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn suspect_task_that_an_executor_runs_is_not_expired_by_the_next_leader() {
+    let (kit, bench) = (Kit::start().await, Bench::default());
+    kit.serve(Executor::new(kit.client(), "tests").state(bench.clone()).slots(1).prefetch(0).task(gated));
+    announced(&kit, Gated::TYPE).await;
+    let queue = "tests".parse().expect("a queue");
+    let body = serde_json::to_vec(&Gated { text: "once".into() }).expect("JSON");
+    let task_type = Gated::TYPE.parse().expect("a type");
+    let mut task = TaskEvent::new(TaskId::generate(), task_type, queue, clock::now(), body);
+    task.deadline = Some(Micros(clock::now().0 + BEGINS_WITHIN.0));
+    let bus = kit.client().bus();
+    let submit = async |task: &TaskEvent| {
+        let subject = subject::task(&task.queue, task.priority, task.shard);
+        let body = frame::encode_bundle(std::slice::from_ref(task)).expect("encodes").into();
+        let (headers, expect) = (jetlane::Headers::new(), Expect::Anything);
+        let out = Outgoing { subject: subject.clone(), headers, body, message_id: None, expect };
+        bus.publish(out).await.expect("an answer").or_refused(&subject).expect("stored");
+    };
+    submit(&task).await;
+    bench.begun(1).await;
+    kit.crash_dispatcher();
+    let mut questions = bus.subscribe(&subject::owner(&task.queue)).await.expect("subscribes");
+    kit.another_dispatcher().await;
+    // The next leader reads the task's message as one that may have been dispatched, and its deadline passes.
+    task.suspect = true;
+    submit(&task).await;
+    let read = async || bus.read_done(&task.task_type, &task.id).await.expect("DONE is read");
+    let asked = async {
+        // The second question shows that the first has been answered.
+        (questions.next().await, questions.next().await)
+    };
+    tokio::select! {
+        _ = soon(asked) => {}
+        done = until_some("it is ended although it runs", read) => panic!("{done:?}"),
+    }
+    bench.gate.0.add_permits(1);
+    let done = until_some("it completes", read).await;
+    assert_eq!(done.outcome, Outcome::Succeeded, "{:?}", done.failure());
+    drained(bus, &[]).await;
+    assert_eq!(bench.begun(1).await.len(), 1, "it ran once");
 }
