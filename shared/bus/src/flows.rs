@@ -32,6 +32,20 @@ const WAITING_PULLS_MAX: i64 = 4_096;
 /// Requests to the server in flight during a takeover.
 const TAKEOVER_CONCURRENCY: usize = 16;
 
+/// The entry of a flow consumer's metadata: the last sequence that leaders before its own were given.
+const SUSPECT_UNTIL: &str = "suspect_until";
+
+/// A flow's consumer that an earlier leader left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldConsumer {
+    /// The flow.
+    pub flow: Flow,
+    /// The consumer's name.
+    pub name: String,
+    /// The last sequence that this or an earlier leader was given.
+    pub delivered: u64,
+}
+
 /// What is in a consumer's hands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backlog {
@@ -75,11 +89,14 @@ impl Bus {
     }
 
     /// Makes the consumer of a flow for a leader of this epoch; returns its name. A consumer of another
-    /// epoch must be gone: see [`Bus::take_over`].
+    /// epoch must be gone: see [`Bus::pause_old`].
+    ///
+    /// The consumer carries the last sequence that earlier leaders were given: a leader that is gone before it has read
+    /// as far must not hide it from the next one.
     ///
     /// # Errors
     /// [`Error::Consumer`].
-    pub async fn open_flow(&self, flow: &Flow, epoch: u64) -> Result<String, Error> {
+    pub async fn open_flow(&self, flow: &Flow, epoch: u64, suspect_until: u64) -> Result<String, Error> {
         let name = flow.consumer(epoch);
         let config = pull::Config {
             durable_name: Some(name.clone()),
@@ -90,6 +107,7 @@ impl Bus {
             max_deliver: -1,
             max_ack_pending: FLOW_ACK_PENDING_MAX,
             max_waiting: WAITING_PULLS_MAX,
+            metadata: [(SUSPECT_UNTIL.to_owned(), suspect_until.to_string())].into(),
             ..pull::Config::default()
         };
         self.make_consumer(flow.stream(), config).await?;
@@ -217,20 +235,21 @@ impl Bus {
         }
     }
 
-    /// Ends the consumers that leaders of other epochs left behind on the flows that `mine` picks, and
-    /// tells for each flow up to which sequence it was delivered: those tasks are suspect.
+    /// Pauses the consumers that leaders of other epochs left behind on the flows that `mine` picks, and reads up to
+    /// which sequence each was delivered: those tasks are suspect.
     ///
-    /// A consumer is paused first: otherwise the old leader's waiting pull takes messages between the
-    /// reading and the deleting (measured). Its acks count no more once it is deleted.
+    /// Nothing is deleted: whoever takes over notes what was read, and deletes the consumers after that. A consumer is
+    /// paused first: otherwise the old leader's waiting pull takes messages between the reading and the deleting
+    /// (measured). Its acks count no more once it is deleted.
     ///
     /// # Errors
     /// [`Error::Consumer`].
-    pub async fn take_over(
+    pub async fn pause_old(
         &self,
         stream: &str,
         epoch: u64,
         mine: impl Fn(&Flow) -> bool,
-    ) -> Result<BTreeMap<Flow, u64>, Error> {
+    ) -> Result<Vec<OldConsumer>, Error> {
         let handle = self.stream(stream).await?;
         let failed = |operation, consumer: &str, source| Error::Consumer {
             operation,
@@ -255,11 +274,23 @@ impl Bus {
                     let until = UNIX_EPOCH + Duration::from_micros(crate::clock::now().0) + Duration::from_secs(3_600);
                     handle.pause_consumer(&name, until.into()).await.map_err(|e| failed("pause", &name, e.into()))?;
                     let info = handle.consumer_info(&name).await.map_err(|e| failed("read", &name, e.into()))?;
-                    let delivered = info.delivered.stream_sequence;
-                    self.delete_durable(stream, &name).await?;
-                    Ok((flow, delivered))
+                    let earlier = info.config.metadata.get(SUSPECT_UNTIL).and_then(|until| until.parse().ok());
+                    let delivered = info.delivered.stream_sequence.max(earlier.unwrap_or(0));
+                    Ok(OldConsumer { flow, name, delivered })
                 }
             })
+            .buffer_unordered(TAKEOVER_CONCURRENCY)
+            .try_collect()
+            .await
+    }
+
+    /// Deletes consumers of earlier leaders; one that is gone already counts as deleted.
+    ///
+    /// # Errors
+    /// [`Error::Consumer`].
+    pub async fn delete_old(&self, consumers: &[OldConsumer]) -> Result<(), Error> {
+        futures::stream::iter(consumers.to_vec())
+            .map(|old| async move { self.delete_durable(old.flow.stream(), &old.name).await })
             .buffer_unordered(TAKEOVER_CONCURRENCY)
             .try_collect()
             .await

@@ -135,13 +135,15 @@ impl Flows {
             && let Some(flow) = self.to_open.pop_front()
         {
             let (bus, epoch) = (self.bus.clone(), self.epoch);
+            let number = self.number(&flow);
+            let suspect_until = self.reading(number).suspect_until;
             let reader = match &flow {
                 // What anyone may publish can cost the connection that reads it.
                 Flow::Raw(_) => self.door.borrow().clone(),
                 Flow::Task(..) | Flow::Due(..) => self.bus.clone(),
             };
             self.openings.push(Box::pin(async move {
-                let puller = match bus.open_flow(&flow, epoch).await {
+                let puller = match bus.open_flow(&flow, epoch, suspect_until).await {
                     Ok(consumer) => reader.puller(flow.stream(), &consumer).await,
                     Err(error) => Err(error),
                 };

@@ -43,8 +43,11 @@ impl Leader {
             Flow::Raw(task_type) => registry.task_type(task_type).is_some_and(|known| known.entry.queue == *queue),
         };
         let (tasks, due) =
-            futures::try_join!(bus.take_over(STREAM_TASKS, epoch, mine), bus.take_over(STREAM_TIME, epoch, mine),)
+            futures::try_join!(bus.pause_old(STREAM_TASKS, epoch, mine), bus.pause_old(STREAM_TIME, epoch, mine))
                 .map_err(failed)?;
+        // Noted before anything is deleted: the next try finds no consumer to read it from.
+        let delivered = world.delivered.note(queue, tasks.iter().chain(&due));
+        futures::try_join!(bus.delete_old(&tasks), bus.delete_old(&due)).map_err(failed)?;
         let counted = upkeep::count(bus, lanes).await.map_err(failed)?;
         let mut leader = Self {
             world: world.clone(),
@@ -81,7 +84,7 @@ impl Leader {
         leader.take_fits(&entry);
         leader.restore_shards(&registry);
         leader.take_counted(&counted);
-        for (flow, delivered) in tasks.iter().chain(&due) {
+        for (flow, delivered) in &delivered {
             leader.flows.suspect(flow, *delivered);
             leader.flows.open(flow);
         }

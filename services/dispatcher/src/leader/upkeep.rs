@@ -194,6 +194,10 @@ impl Leader {
                 self.shards.occupied(now, *shard);
             }
         }
+        // Subjects of the public intake are not counted here: one that lost its consumer or its connection is opened anew.
+        for task_type in registry.types_of(&self.queue) {
+            self.flows.open(&Flow::Raw(task_type.clone()));
+        }
         // One that lost its consumer and has no messages is made again, or listened to.
         self.open_flows();
     }

@@ -3,7 +3,7 @@
 use crate::stage::{PATIENCE, QUIET, Stage, task};
 use jetlane_dispatcher::Config;
 use jetlane_schemas::subject::{STREAM_LANES, STREAM_TASKS};
-use jetlane_schemas::{Priority, TaskId};
+use jetlane_schemas::{Flow, Priority, TaskId};
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -137,4 +137,27 @@ async fn a_crash_between_publish_and_ack_loses_nothing_and_runs_nothing_twice() 
     // Inside the window of deduplication the message id keeps the second dispatch out.
     assert!(counts.values().all(|times| *times == 1), "dispatched twice: {counts:?}");
     stage.until_holds(STREAM_TASKS, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn task_that_one_leader_read_is_suspect_though_the_next_leader_dies_before_it_reads_it() {
+    const TASKS: usize = 3;
+    let mut stage = Stage::set().await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    let sent: Vec<_> = (0..TASKS).map(|_| task("pictures", "a.b", Priority::Normal)).collect();
+    stage.submit_all(&sent).await;
+    for task in &sent {
+        stage.until_read("pictures", &task.id).await;
+    }
+    stage.crash().await;
+    // A leader takes over, opens its flow and dies.
+    let flow = Flow::Task(sent[0].queue.clone(), sent[0].priority, sent[0].shard);
+    let epoch = u64::MAX;
+    let old = stage.bus.pause_old(STREAM_TASKS, epoch, |other| *other == flow).await.expect("read");
+    assert_eq!(old.len(), 1);
+    stage.bus.delete_old(&old).await.expect("deleted");
+    stage.bus.open_flow(&flow, epoch, old[0].delivered).await.expect("opened");
+    stage.start(Config::default()).await;
+    let taken = stage.taker("pictures").await.take(TASKS, 5).await;
+    assert!(taken.iter().all(|task| task.suspect), "{taken:?}");
 }
