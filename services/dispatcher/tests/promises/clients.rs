@@ -1,10 +1,13 @@
 //! Clients in any language: a plain lane, served by pulls alone.
 
 use crate::stage::{PATIENCE, QUIET, Stage, soon, task};
-use jetlane_bus::{Ack, Delivery, Pulled, Puller};
+use jetlane_bus::done::Completed;
+use jetlane_bus::topology::Settings;
+use jetlane_bus::{Ack, Delivery, Pulled, Puller, clock};
+use jetlane_dispatcher::Config;
 use jetlane_schemas::question::{Answer, Question};
-use jetlane_schemas::subject::{self, BUCKET_REGISTRY, STREAM_LANES, STREAM_TASKS};
-use jetlane_schemas::{EstimateEntry, Headers, Outcome, Priority, header};
+use jetlane_schemas::subject::{self, BUCKET_REGISTRY, STREAM_DONE, STREAM_LANES, STREAM_TASKS};
+use jetlane_schemas::{Completion, EstimateEntry, Headers, Outcome, Priority, RunToken, header};
 use std::time::Duration;
 
 async fn next(puller: &mut Puller, patience: Duration) -> Option<Delivery> {
@@ -152,4 +155,62 @@ async fn the_run_of_a_plain_client_ends_with_its_answer_and_its_time_is_learned(
     let registry = stage.bus.bucket(BUCKET_REGISTRY).await.unwrap();
     soon(async { while registry.get::<EstimateEntry>(&key).await.unwrap().is_none_or(|kept| kept.all.runs != 1) {} })
         .await;
+}
+
+/// A dispatcher whose DONE takes so few bytes that a test can fill it.
+async fn stage_with_a_full_done() -> (Stage, u64) {
+    let streams = Settings { done_bytes_max: 16 * 1_024, ..Settings::default() };
+    let stage = Stage::with(Config { streams, ..Config::default() }).await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    let mut filled = 0;
+    loop {
+        let mut done = Completion::of(&task("pictures", "a.c", Priority::Normal), Outcome::Succeeded, clock::now());
+        done.token = Some(RunToken::draw());
+        match stage.bus.complete(&done).await.expect("an answer") {
+            Completed::Full => return (stage, filled),
+            Completed::Won | Completed::Lost(_) => filled += 1,
+        }
+    }
+}
+
+/// Refuses the next task of a plain lane for good.
+async fn terminate(stage: &Stage, puller: &mut Puller) {
+    let delivery = next(puller, PATIENCE).await.expect("a task comes");
+    let subject = delivery.ack.subject().to_owned();
+    stage.bus.send(subject, Headers::new(), "+TERM no such picture".into()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leader_that_drains_ends_the_tasks_that_a_client_terminated_first() {
+    let (mut stage, filled) = stage_with_a_full_done().await;
+    let mut puller = stage.plain("pictures", Priority::Normal).await;
+    let task = task("pictures", "a.b", Priority::Normal);
+    stage.submit(&task).await;
+    terminate(&stage, &mut puller).await;
+    let question = Question::Explain { id: task.id.clone(), task_type: None };
+    let is_answered = |answer: &Answer| matches!(answer, Answer::Unheld { dispatched: false, .. });
+    soon(async { while !is_answered(&stage.ask("pictures", &question).await) {} }).await;
+    // Room comes while it drains.
+    stage.drain.cancel();
+    for sequence in 1..=filled {
+        stage.bus.delete_sequence(STREAM_DONE, sequence).await.expect("deleted");
+    }
+    stage.drain().await;
+    let done = stage.bus.read_done(&task.task_type, &task.id).await.expect("read").expect("it has its completion");
+    assert_eq!((done.outcome, done.failure().unwrap().code.as_str()), (Outcome::Failed, "terminated"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn terminated_tasks_that_find_no_room_among_completions_stop_no_dispatch() {
+    // As many as a leader carries out at once.
+    const TERMINATED: usize = 1_000;
+    let (stage, _) = stage_with_a_full_done().await;
+    let mut puller = stage.plain("pictures", Priority::Normal).await;
+    let tasks: Vec<_> = (0..TERMINATED).map(|_| task("pictures", "a.b", Priority::Normal)).collect();
+    stage.submit_all(&tasks).await;
+    for _ in 0..TERMINATED {
+        terminate(&stage, &mut puller).await;
+    }
+    stage.submit(&task("pictures", "a.b", Priority::Normal)).await;
+    assert!(next(&mut puller, PATIENCE).await.is_some(), "the next task is dispatched");
 }

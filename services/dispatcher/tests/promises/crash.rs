@@ -1,9 +1,11 @@
 //! A dispatcher that ends in the middle of its work: nothing is lost, and the next one leads.
 
-use crate::stage::{PATIENCE, QUIET, Stage, task};
+use crate::stage::{PATIENCE, QUIET, Stage, soon, task};
+use jetlane_bus::clock;
 use jetlane_dispatcher::Config;
+use jetlane_schemas::inquiry::{Inquiry, InquiryReply};
 use jetlane_schemas::subject::{STREAM_LANES, STREAM_TASKS};
-use jetlane_schemas::{Flow, Priority, TaskId};
+use jetlane_schemas::{Completion, Flow, Headers, Outcome, Priority, RunToken, TaskId, subject};
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -160,4 +162,31 @@ async fn task_that_one_leader_read_is_suspect_though_the_next_leader_dies_before
     stage.start(Config::default()).await;
     let taken = stage.taker("pictures").await.take(TASKS, 5).await;
     assert!(taken.iter().all(|task| task.suspect), "{taken:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn suspect_task_past_its_deadline_waits_while_an_executor_says_that_it_runs() {
+    let stage = Stage::set().await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    let mut task = task("pictures", "a.b", Priority::Normal);
+    (task.deadline, task.suspect) = (Some(clock::now()), true);
+    let mut questions = stage.bus.subscribe(&subject::owner(&task.queue)).await.expect("subscribed");
+    stage.submit(&task).await;
+    let running = serde_json::to_vec(&InquiryReply::Running).expect("JSON");
+    for _ in 0..2 {
+        let question = soon(questions.next()).await.expect("a question comes");
+        let inquiry: Inquiry = serde_json::from_slice(&question.body).expect("JSON");
+        assert_eq!((inquiry.ack.as_str(), &inquiry.runs[0].id), ("", &task.id));
+        let reply = question.reply.expect("an answer is wanted");
+        stage.bus.send(reply, Headers::new(), running.clone().into()).await.expect("sent");
+    }
+    let done = Completion::of(&task, Outcome::Succeeded, clock::now());
+    stage.bus.complete(&Completion { token: Some(RunToken::draw()), ..done }).await.expect("stored");
+    drop(questions);
+    stage.until_holds(STREAM_TASKS, 0).await;
+    assert_eq!(stage.completion("a.b", task.id.as_str()).await.outcome, Outcome::Succeeded);
+    // Nobody runs the next one, and nobody says so.
+    task.id = TaskId::generate();
+    stage.submit(&task).await;
+    assert_eq!(stage.completion("a.b", task.id.as_str()).await.outcome, Outcome::Expired);
 }
