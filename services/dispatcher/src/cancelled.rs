@@ -4,6 +4,7 @@
 use crate::error::Error;
 use jetlane_bus::Bus;
 use jetlane_bus::kv::{Watch, Watched};
+use jetlane_mutants::mutant;
 use jetlane_schemas::subject::{BUCKET_NOTES, NOTES_CANCELLED_ALL, parse_note_cancelled};
 use jetlane_schemas::{TaskEvent, TaskRef};
 use std::collections::{BTreeSet, VecDeque};
@@ -68,6 +69,7 @@ impl Cancelled {
     async fn follow(self, mut watch: Watch) -> Result<(), Error> {
         loop {
             let Watched::Change(change) = watch.next().await.ok_or(Error::Closed)? else { continue };
+            mutant!(CancelNotRemembered => { continue });
             let Some(task) = parse_note_cancelled(&change.key).filter(|_| change.value.is_some()) else { continue };
             self.remembered.write().expect("nobody panics while holding the cancelled tasks").insert(task.clone());
             // Nobody leads: then nobody needs to know now.

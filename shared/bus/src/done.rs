@@ -14,6 +14,7 @@ use crate::topology::takes_one_a_subject;
 use async_nats::HeaderMap;
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use bytes::Bytes;
+use jetlane_mutants::mutant;
 use jetlane_schemas::frame::{TOLD_MAX, decode_bundle, encode_bundle, encode_told, told_bytes};
 use jetlane_schemas::intake::percent_encode;
 use jetlane_schemas::subject::{self, STREAM_DEAD, STREAM_DONE};
@@ -101,7 +102,7 @@ fn sendings_of(completions: &[Completion], expect: Expect) -> Vec<Sending> {
 
 fn headers_of(completion: &Completion, expect: Expect) -> HeaderMap {
     let mut headers = Block::default();
-    if expect == Expect::Absent {
+    if expect == Expect::Absent && !mutant!(NoExpectedSequence) {
         headers.put(header::EXPECTED_LAST_SUBJECT_SEQUENCE, 0);
     }
     completion.write_headers("", |name, value| headers.put(name, value));
@@ -242,9 +243,14 @@ impl Bus {
         match published {
             Published::Stored(_) | Published::Duplicate(_) => Ok(Completed::Won),
             Published::NoStream => Published::NoStream.or_refused(&subject).map(|_| Completed::Full),
+            Published::Taken if mutant!(NoReadBack) => {
+                let of_another = Completion { token: None, callbacks: Vec::new(), ..completion.clone() };
+                Ok(Completed::Lost(Box::new(of_another)))
+            }
             Published::Taken | Published::Full => {
                 let read = || self.read_done_of_leader(&completion.task_type, &completion.id);
                 match until_known(read, COMPLETION_WITHIN).await? {
+                    Some(_) if mutant!(RunTokenNotCompared) => Ok(Completed::Won),
                     Some(stored) if stored.token.is_some() && stored.token == completion.token => Ok(Completed::Won),
                     Some(stored) => Ok(Completed::Lost(Box::new(stored))),
                     None if published == Published::Full => Ok(Completed::Full),
@@ -328,6 +334,11 @@ impl Bus {
         };
         let outs: Vec<Outgoing> = (0..done.callbacks.len()).map(out).collect();
         let subjects: Vec<String> = outs.iter().map(|out| out.subject.clone()).collect();
+        mutant!(CallbacksAfterAck => {
+            let bus = self.clone();
+            tokio::spawn(async move { (tokio::time::sleep(jetlane_mutants::GAP).await, bus.publish_all(outs).await) });
+            return Ok(());
+        });
         for (published, subject) in self.publish_all(outs).await.into_iter().zip(subjects) {
             published?.or_refused(&subject)?;
         }

@@ -5,6 +5,7 @@ use crate::error::Error;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::Stream;
 use futures::{StreamExt, TryStreamExt};
+use jetlane_mutants::mutant;
 use jetlane_schemas::subject::{Lane, LaneKind, STREAM_DONE, STREAM_LANES};
 use jetlane_schemas::{Flow, Micros};
 use std::collections::BTreeMap;
@@ -272,10 +273,14 @@ impl Bus {
                 async move {
                     // Far enough ahead that it never wakes before it is deleted.
                     let until = UNIX_EPOCH + Duration::from_micros(crate::clock::now().0) + Duration::from_secs(3_600);
-                    handle.pause_consumer(&name, until.into()).await.map_err(|e| failed("pause", &name, e.into()))?;
+                    if !mutant!(TakeOverWithoutPause) {
+                        let paused = handle.pause_consumer(&name, until.into()).await;
+                        paused.map_err(|e| failed("pause", &name, e.into()))?;
+                    }
                     let info = handle.consumer_info(&name).await.map_err(|e| failed("read", &name, e.into()))?;
                     let earlier = info.config.metadata.get(SUSPECT_UNTIL).and_then(|until| until.parse().ok());
                     let delivered = info.delivered.stream_sequence.max(earlier.unwrap_or(0));
+                    mutant!(TakeOverWithoutPause => { tokio::time::sleep(jetlane_mutants::GAP).await });
                     Ok(OldConsumer { flow, name, delivered })
                 }
             })

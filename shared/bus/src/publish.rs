@@ -9,6 +9,7 @@ use crate::error::{Error, Source};
 use async_nats::client::PublishErrorKind;
 use async_nats::jetstream::context::GetStreamByNameErrorKind;
 use bytes::Bytes;
+use jetlane_mutants::mutant;
 use jetlane_schemas::{Headers, header};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -244,6 +245,7 @@ fn verdict(answer: &Answer, subject: &str) -> Option<Result<Published, Error>> {
             let source = Source::from(format!("{words} ({code})"));
             Some(Err(Error::Refused { subject: subject.to_owned(), source }))
         }
+        Answer::NoStream if mutant!(NoRespondersFinal) => Some(Ok(Published::NoStream)),
         Answer::Refused(..) | Answer::NoStream | Answer::Unknown => None,
     }
 }
@@ -284,10 +286,10 @@ fn refused_here(error: async_nats::PublishError) -> Answer {
 
 fn sending(out: &Outgoing) -> Sending {
     let mut headers = Block::of(&out.headers);
-    if let Some(id) = &out.message_id {
+    if let Some(id) = out.message_id.as_ref().filter(|_| !mutant!(NoMessageId)) {
         headers.put(header::MSG_ID, id);
     }
-    if out.expect == Expect::Absent {
+    if out.expect == Expect::Absent && !mutant!(NoExpectedSequence) {
         headers.put(header::EXPECTED_LAST_SUBJECT_SEQUENCE, 0);
     }
     Sending { subject: out.subject.as_str().into(), headers: headers.into_map(), body: out.body.clone() }

@@ -13,6 +13,7 @@ use crate::kv::MARK_AGE;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, Republish, RetentionPolicy, StorageType};
 use futures::future::try_join_all;
+use jetlane_mutants::mutant;
 use jetlane_schemas::Micros;
 use jetlane_schemas::subject::{
     self, BUCKET_CLAIMS, BUCKET_LEASES, BUCKET_NOTES, BUCKET_REGISTRY, BUNDLE_ALL, CALLBACK_ALL, DEAD_ALL,
@@ -355,7 +356,7 @@ fn stream(settings: &Settings, name: &str, subjects: &[&str], retention: Retenti
         },
         num_replicas: settings.replicas,
         discard: DiscardPolicy::New,
-        duplicate_window: DUPLICATE_WINDOW,
+        duplicate_window: if mutant!(DedupWindowTooShort) { Duration::from_millis(100) } else { DUPLICATE_WINDOW },
         max_consumers: CONSUMERS_MAX,
         max_messages: -1,
         max_bytes: -1,
@@ -386,9 +387,9 @@ fn streams(settings: &Settings) -> Vec<Config> {
         Config {
             max_age: done_age,
             max_bytes: settings.done_bytes_max,
-            max_messages_per_subject: 1,
+            max_messages_per_subject: if mutant!(NoExpectedSequence) { -1 } else { 1 },
             // Binds a client that forgets the expected sequence, too.
-            discard_new_per_subject: true,
+            discard_new_per_subject: !mutant!(NoExpectedSequence),
             duplicate_window: DUPLICATE_WINDOW.min(done_age),
             // One ack for many completions.
             allow_batch_publish: true,

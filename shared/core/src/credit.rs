@@ -8,6 +8,7 @@
 
 use crate::entry::{FITS_MAX, FitId};
 use crate::fits::{FitSet, FitTable};
+use jetlane_mutants::mutant;
 use jetlane_schemas::Micros;
 use jetlane_schemas::frame::Credit;
 use std::collections::BTreeMap;
@@ -177,7 +178,8 @@ impl Ledger {
                     self.live -= 1;
                 }
                 for (place, outstanding) in self.outstanding.iter_mut().enumerate() {
-                    *outstanding = outstanding.saturating_sub(told.of[place].settled - known[place].settled);
+                    let times = if mutant!(CreditCountedTwice) { 2 } else { 1 };
+                    *outstanding = outstanding.saturating_sub(times * (told.of[place].settled - known[place].settled));
                 }
             }
             None => {

@@ -9,7 +9,7 @@ use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::{self, stream};
 use futures::{StreamExt, TryStreamExt};
 use jetlane_schemas::inquiry::BeginMark;
-use jetlane_schemas::{frame, header, subject};
+use jetlane_schemas::{TaskEvent, frame, header, subject};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -293,6 +293,55 @@ impl Admin {
             }
         }
         Ok(stranded)
+    }
+
+    /// Changes settings of a stream, and returns what they were.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn set(&self, stream: &str, settings: &Value) -> anyhow::Result<Value> {
+        let info = self.api(&format!("$JS.API.STREAM.INFO.{stream}"), &json!({})).await?;
+        let (mut config, mut before) = (info["config"].clone(), json!({}));
+        for (name, value) in settings.as_object().context("settings are an object")? {
+            before[name] = config[name].clone();
+            config[name] = value.clone();
+        }
+        let set = self.api(&format!("$JS.API.STREAM.UPDATE.{stream}"), &config).await?;
+        anyhow::ensure!(set["error"].is_null(), "{stream} cannot be changed: {set}");
+        Ok(before)
+    }
+
+    /// The tasks that lie in the bundle lanes, each message with its sequence.
+    ///
+    /// # Errors
+    /// When the stream cannot be described.
+    pub async fn bundles(&self) -> anyhow::Result<Vec<(u64, Vec<TaskEvent>)>> {
+        let opened = self.stream(subject::STREAM_LANES).await?;
+        let (mut bundles, mut sequence) = (Vec::new(), 0);
+        // It ends with the last message, and with one that is acked meanwhile.
+        while let Ok(message) = opened.direct_get_builder().sequence(sequence).next_by_subject(">").send().await {
+            if let Ok(tasks) = frame::decode_bundle(&message.payload) {
+                bundles.push((message.sequence, tasks));
+            }
+            sequence = message.sequence + 1;
+        }
+        Ok(bundles)
+    }
+
+    /// Says in the name of whoever holds the messages of a lane that they are given back: the server delivers each again
+    /// at once.
+    ///
+    /// # Errors
+    /// When the lane cannot be described.
+    pub async fn deliver_again(&self, lane: &str) -> anyhow::Result<()> {
+        let stream = subject::STREAM_LANES;
+        let info = self.api(&format!("$JS.API.CONSUMER.INFO.{stream}.{lane}"), &json!({})).await?;
+        let delivered = &info["delivered"]["consumer_seq"];
+        for (sequence, _) in self.bundles().await? {
+            let ack = format!("$JS.ACK.{stream}.{lane}.1.{sequence}.{delivered}.1.0");
+            self.client.publish(ack, "-NAK".into()).await?;
+        }
+        Ok(self.client.flush().await?)
     }
 
     /// Whether a stream is there, once somebody answers for certain.

@@ -13,6 +13,8 @@ const FORERUN_US: u64 = 1_000_000;
 /// How much earlier the signs of life of a run may have ended than the fault that broke its lease was over, so that the
 /// fault lasted as long as a lease less the time since the last sign of life.
 const SIGN_OF_LIFE_US: u64 = 3_500_000;
+/// How long a run may take from looking its task up to the begin of its handler.
+const LOOK_UP_US: u64 = 2_000_000;
 /// Lines of a task's history that a violation carries.
 const HISTORY_LINES_MAX: usize = 60;
 /// Violations of one kind that carry their whole history; the others are counted.
@@ -71,6 +73,10 @@ pub struct History {
     pub replicas: BTreeMap<String, Vec<Replica>>,
     /// Durable consumers at the end, by stream.
     pub consumers: BTreeMap<String, Vec<String>>,
+    /// The most tasks that lay in lanes at one time, and how many may: counted by scenarios alone.
+    pub lanes: Option<(u64, u64)>,
+    /// Tasks that an earlier leader was given and a later one dispatched as if nobody had had them: heard in scenarios alone.
+    pub trusted: BTreeSet<String>,
     /// Memory of the services in KiB: at the beginning, at the end.
     pub memory_kib: BTreeMap<String, (u64, u64)>,
     /// Messages that the work streams still hold, and that their consumers count as acked, by subject.
@@ -116,10 +122,16 @@ pub enum Kind {
     RanAgain,
     /// A task with `retries 0` ran again.
     OnceRanAgain,
-    /// A submitter heard of another outcome than the stream holds.
+    /// A task began long after its completion was stored.
+    RanAfterCompletion,
+    /// A submitter or a webhook heard of another outcome than the stream holds.
     HeardOtherwise,
     /// A callback was neither delivered nor dead-lettered.
     CallbackMissing,
+    /// Lanes held more tasks than their executors had room for.
+    LanesOverfilled,
+    /// A task that an earlier leader was given was dispatched as if nobody had had it.
+    TrustedAfterTakeOver,
     /// A stream of work is not empty after all is done.
     Leftover,
     /// Replicas of a stream differ.
@@ -283,8 +295,10 @@ fn tasks<'a>(history: &'a History, names: &BTreeMap<&str, String>) -> BTreeMap<S
                     run.end = Some((line.at_us, *returned));
                 }
             }
-            Event::Callback { id, task_type, .. } => {
-                tasks.entry(format!("{task_type}.{id}")).or_default().callbacks += 1;
+            Event::Callback { id, task_type, outcome } => {
+                let task = tasks.entry(format!("{task_type}.{id}")).or_default();
+                task.callbacks += 1;
+                task.heard.insert(outcome);
             }
             Event::Mark { id, task_type, executor, .. } => {
                 tasks.entry(format!("{task_type}.{id}")).or_default().marks.push((line.at_us, executor));
@@ -425,9 +439,10 @@ impl Judge<'_> {
         }
         self.runs(name, task, retries);
         self.delay(name, task);
+        self.late_runs(name, task);
         let stored: BTreeSet<&str> = task.completions.iter().map(|stored| stored.outcome.as_str()).collect();
         if !task.heard.is_empty() && !task.heard.is_subset(&stored) {
-            self.report(Kind::HeardOtherwise, name, format!("its submitter heard {:?}", task.heard));
+            self.report(Kind::HeardOtherwise, name, format!("its submitter or its webhook heard {:?}", task.heard));
         }
         if webhook && !task.completions.is_empty() && task.callbacks == 0 {
             if self.history.due_callbacks.contains(name) {
@@ -492,6 +507,26 @@ impl Judge<'_> {
         });
         let accepted = task.submits.first().map_or(0, |line| line.at_us);
         marked.count() + usize::from(retries > 0 && ends(accepted, None))
+    }
+
+    /// What has completed does not begin: whoever begins a run that may not be the first looks its task up.
+    fn late_runs(&mut self, name: &str, task: &Task<'_>) {
+        let [completion] = task.completions.as_slice() else { return };
+        let stored_us = completion.at_us;
+        for run in task.runs.iter().filter(|run| run.begin_us > stored_us + LOOK_UP_US) {
+            let is_explained = self.faults.iter().any(|fault| {
+                let overlaps = fault.begin_us <= run.begin_us && fault.end_us + AFTERMATH_US >= stored_us;
+                overlaps && (fault.kind.starts_with("server") || fault.pids.contains(&run.pid))
+            });
+            if !is_explained {
+                let late = (run.begin_us - stored_us) as f64 / 1e6;
+                self.report(
+                    Kind::RanAfterCompletion,
+                    name,
+                    format!("it began {late:.1} s after it had ended as {}", completion.outcome),
+                );
+            }
+        }
     }
 
     fn runs(&mut self, name: &str, task: &Task<'_>, retries: u32) {
@@ -569,6 +604,12 @@ impl Judge<'_> {
     }
 
     fn streams(&mut self) {
+        for task in &self.history.trusted {
+            self.report(Kind::TrustedAfterTakeOver, task, "two leaders were given it, and it is no suspect");
+        }
+        if let Some((most, may)) = self.history.lanes.filter(|(most, may)| most > may) {
+            self.report(Kind::LanesOverfilled, "lanes", format!("{most} tasks lay in lanes, with room for {may}"));
+        }
         let left: Vec<(String, u64)> =
             self.history.left.iter().map(|(subject, count)| (subject.clone(), *count)).collect();
         for (subject, count) in left {

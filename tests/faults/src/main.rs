@@ -60,6 +60,9 @@ fn servers(text: &str) -> Result<usize, String> {
 }
 
 fn main() -> ExitCode {
+    // The points at which a scenario lets a process crash.
+    #[cfg(feature = "mutants")]
+    let _points = fail::FailScenario::setup();
     // A service as it is shipped, with its own command line.
     if std::env::args().nth(1).is_some_and(|word| word == "run") {
         return jetlane_cli::main();

@@ -49,6 +49,8 @@ pub struct Stage {
     pub clocks: BTreeMap<String, Clock>,
     /// Who asks the services for their health.
     pub probes: Vec<Probe>,
+    /// Variables of all processes that are started from now on.
+    pub variables: Vec<(String, String)>,
     program: PathBuf,
     folder: PathBuf,
 }
@@ -84,6 +86,7 @@ impl Stage {
             disk: None,
             clocks: BTreeMap::new(),
             probes: Vec::new(),
+            variables: Vec::new(),
             program: program.to_owned(),
             folder: folder.to_owned(),
         })
@@ -168,7 +171,8 @@ impl Stage {
         arguments.into_iter().chain(more.iter().cloned()).collect()
     }
 
-    fn launch(&mut self, name: &str, arguments: Vec<String>, variables: Vec<(String, String)>) {
+    fn launch(&mut self, name: &str, arguments: Vec<String>, mut variables: Vec<(String, String)>) {
+        variables.extend(self.variables.iter().cloned());
         let start = Start { name: name.into(), program: self.program.clone(), arguments, variables };
         let process = Process::start(start, self.folder.clone(), Arc::clone(&self.journal));
         self.processes.insert(name.into(), process);

@@ -11,6 +11,7 @@ use jetlane_bus::{Error, Outgoing, Published, clock};
 use jetlane_core::bundle::{Filling, More};
 use jetlane_core::duplicates::Departure;
 use jetlane_core::{EntryId, Event, FitId, Stored, Waited};
+use jetlane_mutants::mutant;
 use jetlane_schemas::frame::frame_bytes;
 use jetlane_schemas::subject::{Lane, LaneKind};
 use jetlane_schemas::{Failure, Fit, Micros, Priority};
@@ -161,6 +162,10 @@ impl Leader {
     fn send(&mut self, parcel: Parcel) {
         match self.message_of(&parcel) {
             Some(Ok(out)) => {
+                mutant!(AckBeforePublish => {
+                    let early = parcel.entries.iter().filter_map(|entry| self.held.get(entry));
+                    early.for_each(|held| self.acks.extend(self.sources.settle(held.source)));
+                });
                 self.on_the_way += 1;
                 self.leaving.push((parcel, out));
             }

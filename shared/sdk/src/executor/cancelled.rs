@@ -4,6 +4,7 @@
 use super::running::Running;
 use jetlane_bus::kv::Watched;
 use jetlane_bus::{Bus, Subscription};
+use jetlane_mutants::mutant;
 use jetlane_schemas::subject::{self, BUCKET_NOTES};
 use jetlane_schemas::{TaskEvent, TaskRef};
 use std::collections::{HashSet, VecDeque};
@@ -47,7 +48,7 @@ impl Cancelled {
 
     pub(super) fn insert(&self, id: TaskRef) {
         let mut remembered = self.remembered.write().expect("nobody panics while holding ids");
-        if !remembered.ids.insert(id.clone()) {
+        if mutant!(CancelNotRemembered) || !remembered.ids.insert(id.clone()) {
             return;
         }
         remembered.order.push_back(id);

@@ -5,6 +5,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use jetlane_bus::done::Completed;
 use jetlane_bus::{Bus, Error, Fault};
 use jetlane_core::run::OUTAGE_MAX;
+use jetlane_mutants::mutant;
 use jetlane_schemas::Completion;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -125,6 +126,7 @@ impl Completing {
     /// The last fault of the broker.
     pub(crate) async fn insist(&self, unstored: Unstored) -> Result<Completed, Error> {
         let Unstored { completion, mut error } = unstored;
+        mutant!(ResultDroppedWhileFull => { return Err(error.unwrap_or_else(closed)) });
         let (mut faulty_since, mut reported) = (Instant::now(), None::<Instant>);
         let mut pause = STORE_AGAIN_AFTER;
         loop {

@@ -9,6 +9,7 @@ use jetlane_bus::clock::Boottime;
 use jetlane_bus::flows::{LANE_ACK_WAIT, LANE_HOLD_EVERY};
 use jetlane_bus::{Ack, Delivery};
 use jetlane_core::run::{Custody, Hold, OUTAGE_MAX};
+use jetlane_mutants::mutant;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -51,6 +52,7 @@ struct State {
 
 impl State {
     fn refresh(&mut self) -> Hold {
+        mutant!(LeaseNotChecked => { return Hold::Holds });
         if self.hold == Hold::Holds && Boottime::now().since(self.proven) >= LANE_ACK_WAIT {
             self.hold = Hold::Lapsed;
         }

@@ -5,6 +5,7 @@ use super::lease::{Holding, Lease, MessageKey};
 use jetlane_bus::Ack;
 use jetlane_bus::clock::Boottime;
 use jetlane_core::run::{Freshness, Hold};
+use jetlane_mutants::mutant;
 use jetlane_schemas::{RunToken, TaskEvent};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -128,7 +129,7 @@ impl Parcel {
     /// One of its tasks is settled; the last one acks the message. Not once the lease has lapsed: the server
     /// takes an ack of any delivery, and another executor may run what this one would remove.
     pub(crate) async fn settle_one(&self) {
-        if self.open.fetch_sub(1, Ordering::AcqRel) > 1 {
+        if self.open.fetch_sub(1, Ordering::AcqRel) > 1 && !mutant!(BundleSettledAtFirst) {
             return;
         }
         self.holding.release(self.key, self.number);

@@ -7,11 +7,12 @@ use jetlane_architecture::root;
 /// A room, and the rooms that it may know. A folder that ends with `/` speaks for all rooms in it.
 const ARROWS: &[(&str, &[&str])] = &[
     ("schemas", &[]),
-    ("shared/core", &["schemas"]),
+    ("shared/mutants", &[]),
+    ("shared/core", &["schemas", "shared/mutants"]),
     ("shared/simulator", &["schemas", "shared/core"]),
-    ("shared/bus", &["schemas"]),
+    ("shared/bus", &["schemas", "shared/mutants"]),
     ("shared/service", &["schemas"]),
-    ("shared/sdk", &["schemas", "shared/core", "shared/bus"]),
+    ("shared/sdk", &["schemas", "shared/core", "shared/bus", "shared/mutants"]),
     // The command composes the services; they never know each other.
     ("services/cli", &["schemas", "shared/", "services/"]),
     ("services/", &["schemas", "shared/"]),
@@ -152,4 +153,30 @@ fn every_dependency_is_in_the_one_table() {
         }
     }
     none("versions outside the root's [workspace.dependencies]", &breaches);
+}
+
+/// The feature that plants bugs in the product, for the fault suite's own test.
+const MUTANTS: &str = "mutants";
+
+#[test]
+fn planted_bugs_are_compiled_for_the_fault_suite_alone() {
+    let mut breaches = Vec::new();
+    for package in metadata().workspace_packages() {
+        let from = folder(package);
+        let asks = |features: &[String]| features.iter().any(|feature| feature.split('/').any(|part| part == MUTANTS));
+        if package.features.get("default").is_some_and(|features| asks(features)) {
+            breaches.push(format!("{from} plants bugs by default"));
+        }
+        if package.dependencies.iter().any(|dependency| asks(&dependency.features)) {
+            breaches.push(format!("{from} depends on a crate with planted bugs"));
+        }
+        let passes_on = package.features.iter().any(|(_, features)| asks(features));
+        if passes_on && from != "tests/faults" {
+            breaches.push(format!("a feature of {from} plants bugs"));
+        }
+    }
+    none("ways in which planted bugs get into a build", &breaches);
+    let declares = |package: &&Package| package.features.contains_key(MUTANTS);
+    let declared: Vec<String> = metadata().workspace_packages().into_iter().filter(declares).map(folder).collect();
+    assert_eq!(declared, ["shared/mutants", "tests/faults"], "the rule has lost its object");
 }

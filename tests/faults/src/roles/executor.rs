@@ -1,6 +1,6 @@
 //! Serves the soak's task types by the SDK.
 
-use super::tasks::{Behaviour, Done, Hard, Once, QUEUE, Work};
+use super::tasks::{Behaviour, Done, Hard, Once, QUEUE, SECOND_MS, Work};
 use crate::journal::{Event, Journal, Returned};
 use jetlane::{Ctx, State, TaskError};
 use std::sync::Arc;
@@ -60,8 +60,14 @@ impl Run {
 
 async fn work(task: Work, ctx: Ctx, State(journal): State<Arc<Journal>>) -> Result<Done, TaskError> {
     let run = Run::begin(journal, ctx);
-    run.work(task.ms).await?;
-    if task.behaviour == Behaviour::FailOnce && run.ctx.attempt() == 1 {
+    let first = run.ctx.attempt() == 1;
+    let is_longer = task.behaviour == Behaviour::FailFirst && !first;
+    run.work(task.ms + if is_longer { SECOND_MS } else { 0 }).await?;
+    if task.behaviour == Behaviour::FailFirst && first {
+        run.end(Returned::Error);
+        return Err(TaskError::permanent("first", "at its first attempt"));
+    }
+    if task.behaviour == Behaviour::FailOnce && first {
         run.end(Returned::Retry);
         return Err(TaskError::retry("at its first attempt"));
     }
@@ -84,7 +90,7 @@ async fn hard(task: Hard, ctx: Ctx, State(journal): State<Arc<Journal>>) -> Resu
             run.end(Returned::Retry);
             panic!("as it was told to")
         }
-        Behaviour::FailOnce => {
+        Behaviour::FailOnce | Behaviour::FailFirst => {
             run.end(Returned::Retry);
             Err(TaskError::retry("at every attempt"))
         }

@@ -15,6 +15,8 @@ pub const PLAIN_QUEUE: &str = "plainfaults";
 pub const PLAIN_TYPE: &str = "fault.plain";
 /// The name of the webhook endpoint.
 pub const HOOK: &str = "hook";
+/// By how much the second attempt of [`Behaviour::FailFirst`] takes longer, in milliseconds.
+pub const SECOND_MS: u64 = 4_000;
 /// How long a slow handler runs: longer than a lease of 10 s.
 const SLOW_MS: u64 = 12_000;
 
@@ -29,6 +31,8 @@ pub enum Behaviour {
     Succeed,
     /// Fails at its first attempt, succeeds at the second.
     FailOnce,
+    /// Fails for good at its first attempt, succeeds at the second, which takes longer by [`SECOND_MS`].
+    FailFirst,
     /// Fails for good.
     Fail,
     /// Panics at every attempt.
