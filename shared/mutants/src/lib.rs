@@ -2,7 +2,7 @@
 //!
 //! A place in the product names its bug in one line, `if mutant!(AckBeforePublish) { .. }` or
 //! `mutant!(AckBeforePublish => { .. })`. Without the feature `mutants` the first is the literal `false` and the second
-//! is nothing, so neither leaves code behind. With it, the variable [`VARIABLE`] says at the start of a process which one
+//! is nothing, so neither leaves code behind. With it, the variable `JETLANE_MUTANT` says at the start of a process which one
 //! of them is alive.
 
 /// The variable that names the planted bug of a process.
@@ -95,7 +95,7 @@ mod planted {
             Self::ResultDroppedWhileFull,
         ];
 
-        /// Its name, as [`VARIABLE`] gives it: `ack-before-publish`.
+        /// Its name, as `JETLANE_MUTANT` gives it: `ack-before-publish`.
         pub fn name(self) -> String {
             let mut name = String::new();
             for letter in format!("{self:?}").chars() {

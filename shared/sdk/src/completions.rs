@@ -209,9 +209,10 @@ impl Reader {
         if let Ended::Closed = self.serve(&mut requests).await {
             return;
         }
-        for received in self.waiting {
-            // Unanswered, it comes again after the ack wait.
-            let _closed = received.ack.give_back(Duration::ZERO).await;
+        // Unanswered, it would come again only after the ack wait: what waits, and what is on its way.
+        let on_their_way = self.puller.end().await.into_iter().map(|delivery| delivery.ack);
+        for ack in self.waiting.into_iter().map(|received| received.ack).chain(on_their_way) {
+            let _closed = ack.give_back(Duration::ZERO).await;
         }
     }
 
