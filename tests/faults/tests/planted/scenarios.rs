@@ -218,14 +218,15 @@ async fn cancelled_while_it_waits(bug: Option<Mutant>) -> anyhow::Result<Finding
 }
 
 async fn more_tasks_than_room(bug: Option<Mutant>) -> anyhow::Result<Findings> {
-    const TASKS: usize = 60;
-    /// Tasks that one executor with two slots may have in its lanes: its slots, as many that it fetches ahead, and what
-    /// goes out at the same moment as a report of its room.
-    const LANES_MAX: u64 = 7;
+    const TASKS: usize = 120;
+    const SLOTS: usize = 8;
+    /// Tasks that one executor may have in its lanes: its slots, as many that it fetches ahead, and half as many that go
+    /// out at the same moment as a report of its room.
+    const LANES_MAX: u64 = (SLOTS * 5 / 2) as u64;
     let mut theatre = Theatre::open(bug, &[]).await?;
-    theatre.executor("executor-0", 2).await?;
+    theatre.executor("executor-0", SLOTS).await?;
     let markers: Vec<String> = (0..TASKS).map(|number| format!("task-{number}")).collect();
-    let tasks: Vec<(&str, u64)> = markers.iter().map(|marker| (marker.as_str(), 100)).collect();
+    let tasks: Vec<(&str, u64)> = markers.iter().map(|marker| (marker.as_str(), 200)).collect();
     theatre.submit_together(&tasks).await?;
     let mut most = 0;
     until!("all are done", {
@@ -233,6 +234,7 @@ async fn more_tasks_than_room(bug: Option<Mutant>) -> anyhow::Result<Findings> {
         most = most.max(lies as u64);
         (theatre.stage.admin.counts(STREAM_DONE).await?.len() >= TASKS).then_some(())
     });
+    println!("at most {most} tasks lay in lanes of {LANES_MAX}");
     theatre.lanes = Some((most, LANES_MAX));
     theatre.judge().await
 }
