@@ -174,12 +174,13 @@ impl Ledger {
                 }
                 *executor = is;
                 if was.is_live {
-                    self.change(&was, |sum, part| sum - part);
+                    if !mutant!(CreditCountedTwice) {
+                        self.change(&was, |sum, part| sum - part);
+                    }
                     self.live -= 1;
                 }
                 for (place, outstanding) in self.outstanding.iter_mut().enumerate() {
-                    let times = if mutant!(CreditCountedTwice) { 2 } else { 1 };
-                    *outstanding = outstanding.saturating_sub(times * (told.of[place].settled - known[place].settled));
+                    *outstanding = outstanding.saturating_sub(told.of[place].settled - known[place].settled);
                 }
             }
             None => {

@@ -59,7 +59,7 @@ mod planted {
         LeaseNotChecked,
         /// Streams forget message ids sooner than publishes are sent again.
         DedupWindowTooShort,
-        /// The leader takes what an executor has settled off its ledger twice.
+        /// The leader adds the room that an executor reports to what the same executor reported before.
         CreditCountedTwice,
         /// A new leader reads how far the old one had read without pausing its consumers.
         TakeOverWithoutPause,

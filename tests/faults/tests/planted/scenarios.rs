@@ -220,11 +220,14 @@ async fn cancelled_while_it_waits(bug: Option<Mutant>) -> anyhow::Result<Finding
 async fn more_tasks_than_room(bug: Option<Mutant>) -> anyhow::Result<Findings> {
     const TASKS: usize = 120;
     const SLOTS: usize = 8;
+    /// How often its room is told before there is a task: enough to be counted more than once.
+    const CREDITS: usize = 3;
     /// Tasks that one executor may have in its lanes: its slots, as many that it fetches ahead, and half as many that go
     /// out at the same moment as a report of its room.
     const LANES_MAX: u64 = (SLOTS * 5 / 2) as u64;
     let mut theatre = Theatre::open(bug, &[]).await?;
     theatre.executor("executor-0", SLOTS).await?;
+    until!("the executor has told its room several times", (theatre.spy.credits() >= CREDITS).then_some(()));
     let markers: Vec<String> = (0..TASKS).map(|number| format!("task-{number}")).collect();
     let tasks: Vec<(&str, u64)> = markers.iter().map(|marker| (marker.as_str(), 200)).collect();
     theatre.submit_together(&tasks).await?;

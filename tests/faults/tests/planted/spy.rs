@@ -13,7 +13,8 @@ use tokio::task::AbortHandle;
 /// What was overheard.
 #[derive(Debug, Default)]
 struct Overheard {
-    executors: BTreeSet<String>,
+    /// How often each executor has told its room.
+    executors: BTreeMap<String, usize>,
     /// The leaders' consumers that were given a task.
     given: BTreeMap<String, BTreeSet<String>>,
     /// Tasks that were given to a second leader and dispatched as if they had been given to nobody before.
@@ -60,6 +61,11 @@ impl Spy {
         self.overheard.lock().expect("nobody panics while listening").executors.len()
     }
 
+    /// How often executors have told their room.
+    pub(crate) fn credits(&self) -> usize {
+        self.overheard.lock().expect("nobody panics while listening").executors.values().sum()
+    }
+
     /// Tasks that a second leader trusted.
     pub(crate) fn trusted(&self) -> BTreeSet<String> {
         self.overheard.lock().expect("nobody panics while listening").trusted.clone()
@@ -86,7 +92,7 @@ impl Overheard {
                 }
             }
         } else if let Ok(credit) = Credit::decode(&message.payload) {
-            self.executors.insert(credit.executor.to_string());
+            *self.executors.entry(credit.executor.to_string()).or_default() += 1;
         }
     }
 }
