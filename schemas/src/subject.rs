@@ -4,9 +4,9 @@ mod bucket;
 mod callback;
 
 pub use bucket::{
-    NOTES_CANCELLED_ALL, REGISTRY_PLAIN_ALL, RegistryKey, claim, kv, lease_queue, note_begun, note_cancelled,
-    note_checkpoint, parse_note_cancelled, parse_registry_plain, registry_estimate, registry_override, registry_plain,
-    registry_queue, registry_shard, registry_shared, registry_type,
+    NOTES_CANCELLED_ALL, REGISTRY_PLAIN_ALL, RegistryKey, claim, kv, lease_delivered, lease_queue, note_begun,
+    note_cancelled, note_checkpoint, parse_note_cancelled, parse_registry_plain, registry_estimate, registry_override,
+    registry_plain, registry_queue, registry_shard, registry_shared, registry_type,
 };
 pub use callback::{
     CALLBACK_ALL, DEAD_CALLBACK_ALL, callback, dead_callback, dead_callbacks_matching, parse_callback,

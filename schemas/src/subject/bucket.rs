@@ -95,6 +95,11 @@ pub fn lease_queue(queue: &QueueName) -> String {
     format!("queue.{queue}")
 }
 
+/// Leases key of what a queue's leaders were given: the last sequence by subject of a flow, as a JSON object.
+pub fn lease_delivered(queue: &QueueName) -> String {
+    format!("delivered.{queue}")
+}
+
 /// Claims key of an idempotency key: the type, and what [`crate::TaskEvent::claim`] makes of the key.
 pub fn claim(task_type: &TaskType, name: &TaskId) -> String {
     format!("{task_type}.{name}")

@@ -1,30 +1,54 @@
-//! What earlier leaders were given of each flow, as far as this process has read it: it outlives a try to take a queue
-//! over that fails after it has deleted a consumer.
+//! What leaders of a queue were given, noted before their consumers are deleted. A dispatcher that dies between the
+//! deletion and the creation of its own consumers must not hide it from the next leader.
 
 use jetlane_bus::flows::OldConsumer;
+use jetlane_bus::{Bus, Error};
+use jetlane_schemas::subject::{self, BUCKET_LEASES, STREAM_TASKS, STREAM_TIME};
 use jetlane_schemas::{Flow, QueueName};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 
-/// The last sequence that was delivered of each flow, by queue. One entry a flow that ever had a consumer here.
-#[derive(Debug, Default)]
-pub(crate) struct Delivered(Mutex<BTreeMap<QueueName, BTreeMap<Flow, u64>>>);
-
-impl Delivered {
-    /// Notes what consumers were given; returns all that is known of the queue.
-    pub(crate) fn note<'a>(
-        &self,
-        queue: &QueueName,
-        consumers: impl Iterator<Item = &'a OldConsumer>,
-    ) -> BTreeMap<Flow, u64> {
-        let mut all = self.0.lock().expect("nobody panics while holding what was delivered");
-        let of_queue = all.entry(queue.clone()).or_default();
-        for old in consumers {
-            let until = of_queue.entry(old.flow.clone()).or_default();
-            *until = old.delivered.max(*until);
+/// Notes the last sequence that each consumer was given; returns that of each flow, also of those whose consumer an
+/// earlier take-over has deleted.
+///
+/// # Errors
+/// [`Error::Read`]; [`Error::Kv`], also where another dispatcher writes the note at the same time: only one of them leads.
+pub(crate) async fn note(
+    bus: &Bus,
+    queue: &QueueName,
+    consumers: &[OldConsumer],
+) -> Result<BTreeMap<Flow, u64>, Error> {
+    let bucket = bus.bucket(BUCKET_LEASES).await?;
+    let key = subject::lease_delivered(queue);
+    let (noted, revision) = bucket.get_revision::<BTreeMap<String, u64>>(&key).await?;
+    let noted = noted.unwrap_or_default();
+    let mut all = merged(&noted, consumers);
+    for stream in [STREAM_TASKS, STREAM_TIME] {
+        if all.keys().any(|flow| flow.stream() == stream && !consumers.iter().any(|old| old.flow == *flow)) {
+            // A stream that was deleted meanwhile counts from 1 again.
+            let last = bus.last_sequence(stream).await?;
+            all.iter_mut().filter(|(flow, _)| flow.stream() == stream).for_each(|(_, until)| *until = last.min(*until));
         }
-        of_queue.clone()
     }
+    let note: BTreeMap<String, u64> = all.iter().map(|(flow, delivered)| (flow.subject(), *delivered)).collect();
+    if note != noted && bucket.replace(&key, &note, revision).await?.is_none() {
+        let source = "another dispatcher takes the queue over".into();
+        return Err(Error::Kv { operation: "put", bucket: BUCKET_LEASES.into(), key, source });
+    }
+    Ok(all)
+}
+
+/// A consumer knows more than the note: it carries what the note held when it was made.
+fn merged(noted: &BTreeMap<String, u64>, consumers: &[OldConsumer]) -> BTreeMap<Flow, u64> {
+    let noted = noted.iter().filter_map(|(subject, delivered)| Some((Flow::parse(subject)?, *delivered)));
+    let mut all = BTreeMap::new();
+    for old in consumers {
+        let delivered = all.entry(old.flow.clone()).or_insert(0);
+        *delivered = old.delivered.max(*delivered);
+    }
+    for (flow, delivered) in noted {
+        all.entry(flow).or_insert(delivered);
+    }
+    all
 }
 
 #[cfg(test)]
@@ -32,14 +56,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_failed_take_over_read_is_known_to_the_next() {
-        let queue = QueueName::default_queue();
-        let flow = Flow::Raw("a.b".parse().expect("a type"));
-        let old = |delivered| OldConsumer { flow: flow.clone(), name: "old".into(), delivered };
-        let delivered = Delivered::default();
-        assert_eq!(delivered.note(&queue, [old(7)].iter())[&flow], 7);
-        assert_eq!(delivered.note(&queue, [].iter())[&flow], 7, "its consumer is deleted");
-        assert_eq!(delivered.note(&queue, [old(3)].iter())[&flow], 7);
-        assert_eq!(delivered.note(&queue, [old(9)].iter())[&flow], 9);
+    fn note_speaks_for_the_flows_that_have_no_consumer_any_more() {
+        let flow = |name: &str| Flow::Raw(name.parse().expect("a type"));
+        let old = |name: &str, delivered| OldConsumer { flow: flow(name), name: "old".into(), delivered };
+        let noted = BTreeMap::from([(flow("a.b").subject(), 7), ("of.a.later.version".to_owned(), 9)]);
+        assert_eq!(merged(&noted, &[]), [(flow("a.b"), 7)].into());
+        assert_eq!(merged(&noted, &[old("a.c", 2), old("a.c", 1)]), [(flow("a.b"), 7), (flow("a.c"), 2)].into());
+        assert_eq!(merged(&noted, &[old("a.b", 3)]), [(flow("a.b"), 3)].into(), "its stream counts from 1 again");
     }
 }

@@ -4,7 +4,7 @@
 //! - [`run`]: a dispatcher: leads every queue that has no other leader; [`serve`]: the same as a process
 //! - `registry`, `cancelled`, `discovery`: what is announced, cancelled and waiting in the streams
 //! - `supervisor`: asks for the lead of each queue and keeps it; `keeper`: the lease while it lasts
-//! - `delivered`: what earlier leaders were given
+//! - `delivered`: what earlier leaders were given, noted across take-overs
 //! - `leader`: one queue led: its flows read, its tasks held, decisions carried out
 //! - `read`, `validate`: a message as tasks, and what is wrong with them
 //! - `carry`: what a decision stores; `plain`: tasks as messages for clients in any language
@@ -70,7 +70,6 @@ struct World {
     found: discovery::Seen,
     door: door::Door,
     cancelled: Cancelled,
-    delivered: Arc<delivered::Delivered>,
     shares: Arc<share::Shares>,
     readiness: Readiness,
 }
@@ -182,8 +181,8 @@ async fn lead_until_lost(
     helpers.spawn(sweeper::sweep(bus.clone()));
     helpers.spawn(unserved::watch(bus.clone(), config.clone(), registry.clone()));
     let holder = config.holder();
-    let (delivered, shares) = Default::default();
-    let world = World { bus, config, holder, registry, found, door, cancelled, delivered, shares, readiness };
+    let shares = Default::default();
+    let world = World { bus, config, holder, registry, found, door, cancelled, shares, readiness };
     let ended = tokio::select! {
         ended = supervisor::lead_all(&world, drain) => ended.map(|()| Ended::Drained),
         Some(ended) = helpers.join_next() => match ended {

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::read::UNKNOWN_TYPE;
 use crate::registry::Known;
 use jetlane_bus::look::Start;
-use jetlane_bus::{Bus, clock};
+use jetlane_bus::{Bus, Fault, clock};
 use jetlane_schemas::intake::{self, Message};
 use jetlane_schemas::subject::{self, STREAM_TASKS, SUBMIT_ALL};
 use jetlane_schemas::{Failure, Flow, Micros, Outcome, QueueName, TaskEvent, TaskType, TypeEntry};
@@ -27,6 +27,8 @@ const TYPES_MAX: usize = 100_000;
 const ENDS_MAX: usize = 16_384;
 /// The most messages that are looked at in a round, and the most that are ended.
 const A_ROUND: usize = 256;
+/// The pause after the broker has refused the end of a task for good.
+const END_AGAIN_AFTER: Micros = Micros(60_000_000);
 /// How often it is said that tasks wait which nobody serves.
 const SAID_EVERY: Duration = Duration::from_secs(60);
 /// How many of the types are named.
@@ -88,9 +90,17 @@ async fn round(
             None => ends.looked_through(task_type),
         }
     }
-    for (task_type, sequence) in ends.due(clock::now(), A_ROUND) {
-        end(bus, &task_type, sequence).await?;
-        ends.ended(&task_type, sequence);
+    for due in ends.due(clock::now(), A_ROUND) {
+        match end(bus, &due.task_type, due.sequence).await {
+            Ok(()) => ends.ended(&due),
+            // Another message may still be ended: this one is tried again a while later.
+            Err(error) if error.fault() == Fault::Final => {
+                let Due { task_type, sequence, .. } = &due;
+                tracing::warn!(%task_type, sequence, %error, "Could not end a task that nobody serves; trying again later.");
+                ends.put_off(due, END_AGAIN_AFTER);
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(waiting)
 }
@@ -178,17 +188,34 @@ impl Ends {
     }
 
     /// What ends by now, the first `most` of it.
-    fn due(&self, now: Micros, most: usize) -> Vec<(TaskType, u64)> {
+    fn due(&self, now: Micros, most: usize) -> Vec<Due> {
         let due = self.by_time.range(..(now, 0)).take(most);
-        due.map(|((_, sequence), task_type)| (task_type.clone(), *sequence)).collect()
+        due.map(|((end, sequence), task_type)| Due { end: *end, sequence: *sequence, task_type: task_type.clone() })
+            .collect()
     }
 
-    fn ended(&mut self, task_type: &TaskType, sequence: u64) {
-        self.by_time.retain(|(_, other), _| *other != sequence);
-        if let Some(looked) = self.types.get_mut(task_type) {
+    /// A message has ended.
+    fn ended(&mut self, due: &Due) {
+        self.by_time.remove(&(due.end, due.sequence));
+        if let Some(looked) = self.types.get_mut(&due.task_type) {
             looked.known = looked.known.saturating_sub(1);
         }
     }
+
+    /// A message ends later.
+    fn put_off(&mut self, due: Due, by: Micros) {
+        if let Some(task_type) = self.by_time.remove(&(due.end, due.sequence)) {
+            self.by_time.insert((Micros(clock::now().0.saturating_add(by.0)), due.sequence), task_type);
+        }
+    }
+}
+
+/// A message that ends by now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Due {
+    end: Micros,
+    sequence: u64,
+    task_type: TaskType,
 }
 
 #[cfg(test)]
@@ -216,11 +243,14 @@ mod tests {
         ends.keep(&waiting);
         assert_eq!(ends.to_look_at(&waiting), None);
         assert_eq!(ends.due(Micros(97), 9), []);
-        let due: Vec<u64> = ends.due(Micros(99), 9).into_iter().map(|(_, sequence)| sequence).collect();
-        assert_eq!(due, [3, 2]);
+        let due = ends.due(Micros(99), 9);
+        assert_eq!(due.iter().map(|due| due.sequence).collect::<Vec<_>>(), [3, 2]);
         assert_eq!(ends.due(Micros(200), 1).len(), 1);
-        ends.ended(&task_type("a.c"), 3);
+        ends.ended(&due[0]);
         assert_eq!(ends.due(Micros(98), 9), []);
+        ends.put_off(due[1].clone(), Micros(1_000));
+        assert_eq!(ends.due(Micros(99), 9), [], "one that is refused keeps no other waiting");
+        assert!(ends.due(Micros(u64::MAX), 9).iter().any(|due| due.sequence == 2), "it is tried again");
     }
 
     #[test]

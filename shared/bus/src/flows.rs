@@ -301,15 +301,12 @@ impl Bus {
             .await
     }
 
-    /// How many messages each subject of a stream holds, for the subjects under `filter`.
+    /// Counts the messages of each subject of a stream under `filter`.
     ///
     /// # Errors
     /// [`Error::Read`].
     pub async fn subject_counts(&self, stream: &str, filter: &str) -> Result<BTreeMap<String, u64>, Error> {
-        let failed = |source| Error::Read { stream: stream.to_owned(), what: filter.to_owned(), source };
-        let handle = self.stream(stream).await?;
-        let subjects = handle.info_with_subjects(filter).await.map_err(|e| failed(e.into()))?;
-        subjects.map_ok(|(subject, count)| (subject, count as u64)).try_collect().await.map_err(|e| failed(e.into()))
+        self.subject_counts_up_to(stream, filter, usize::MAX).await
     }
 
     /// Counts the messages of up to `most` subjects under a filter. Which ones, where there are more, is the server's choice.
@@ -326,6 +323,16 @@ impl Bus {
         let handle = self.stream(stream).await?;
         let subjects = handle.info_with_subjects(filter).await.map_err(|e| failed(e.into()))?.take(most);
         subjects.map_ok(|(subject, count)| (subject, count as u64)).try_collect().await.map_err(|e| failed(e.into()))
+    }
+
+    /// Reads the sequence of the last message that a stream has stored.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    pub async fn last_sequence(&self, stream: &str) -> Result<u64, Error> {
+        let failed = |source| Error::Read { stream: stream.to_owned(), what: "its state".into(), source };
+        let info = self.stream(stream).await?.get_info().await.map_err(|e| failed(e.into()))?;
+        Ok(info.state.last_sequence)
     }
 
     /// The time of DONE's oldest record; `None` while it is empty.

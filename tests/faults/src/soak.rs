@@ -182,12 +182,13 @@ pub async fn drain(admin: &Admin) -> BTreeMap<String, u64> {
     let mut until = begun + DRAIN_TIME_MAX;
     let (mut empty_since, mut fewest) = (None, u64::MAX);
     loop {
-        let mut left = BTreeMap::new();
+        let (mut left, mut is_complete) = (BTreeMap::new(), true);
         for stream in WORK {
             match admin.counts(stream).await {
                 Ok(counts) => left.extend(counts),
                 Err(error) => {
                     left.insert(format!("{stream}: {error:#}"), 1);
+                    is_complete = false;
                 }
             }
         }
@@ -201,7 +202,7 @@ pub async fn drain(admin: &Admin) -> BTreeMap<String, u64> {
             empty_since = None;
             // A slow machine has a backlog: it is waited for while it shrinks.
             let messages = left.values().sum::<u64>();
-            if messages < fewest {
+            if is_complete && messages < fewest {
                 fewest = messages;
                 until = until.max(Instant::now() + SHRINKS_WITHIN).min(begun + BACKLOG_TIME_MAX);
             }

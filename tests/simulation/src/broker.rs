@@ -68,6 +68,8 @@ pub enum Subject {
     Mark(Rc<str>),
     /// The lease of the queue.
     Lease,
+    /// What leaders of the queue were given.
+    Delivered,
 }
 
 /// A completion.
@@ -112,6 +114,8 @@ pub enum Body {
     Done(Rc<Record>),
     /// The process that holds a lease.
     Holder(usize),
+    /// The last sequence that leaders were given, by flow.
+    Delivered(Rc<[u64]>),
     /// A run that began.
     Mark {
         /// The mark.

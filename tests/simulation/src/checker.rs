@@ -308,7 +308,12 @@ impl Checker {
         let stuck = [Stream::Tasks, Stream::Time, Stream::Lanes].into_iter().find_map(|stream| {
             broker.messages(stream).find_map(|message| match &message.body {
                 Body::Tasks(tasks) => tasks.first().map(|task| crate::site::index_of(task)),
-                Body::Done(_) | Body::Holder(_) | Body::Mark { .. } | Body::Claim(_) | Body::Nothing => None,
+                Body::Done(_)
+                | Body::Holder(_)
+                | Body::Delivered(_)
+                | Body::Mark { .. }
+                | Body::Claim(_)
+                | Body::Nothing => None,
             })
         });
         let what = format!("after {} s there are left: {}", now / SECOND, left.join(", "));

@@ -139,6 +139,35 @@ impl Dispatcher {
         }
     }
 
+    /// Notes what consumers were given; the last sequence that leaders were given of each flow.
+    async fn note_delivered(&self, consumers: &[(ConsumerName, u64)]) -> Option<Vec<u64>> {
+        let site = &self.site;
+        let read = |broker: &mut crate::broker::Broker, _| {
+            broker.last(Stream::Leases, &Subject::Delivered).map(|(at, message)| (at, message.body.clone()))
+        };
+        let entry = site.network.request(self.process, Hop::Consumer, Stream::Leases, read).await.got()?;
+        let (revision, mut all) = match entry {
+            Some((revision, Body::Delivered(all))) => (revision, all.to_vec()),
+            _ => (0, vec![0; flows().len()]),
+        };
+        for (name, delivered) in consumers {
+            if let Some(flow) = flows().iter().position(|(_, subject)| *subject == name.subject) {
+                all[flow] = all[flow].max(*delivered);
+            }
+        }
+        if !consumers.is_empty() && !site.mutants.has(Mutant::TakeOverNotNoted) {
+            let body = Body::Delivered(all.as_slice().into());
+            let expect = Expect::Last(revision);
+            let out = Publish { expect, ..Publish::new(Stream::Leases, Subject::Delivered, body) };
+            let write = move |broker: &mut crate::broker::Broker, now| broker.publish(now, &out);
+            match site.network.request(self.process, Hop::Consumer, Stream::Leases, write).await.got()? {
+                Answer::Stored(_) => {}
+                Answer::Duplicate(_) | Answer::WrongLast => return None,
+            }
+        }
+        Some(all)
+    }
+
     /// Renews the lease until it is over by this process's own clock.
     fn keep(&self, epoch: u64, valid_until: Time, lost: Mailbox<()>, is_leading: Rc<Cell<bool>>) {
         let (site, process) = (Rc::clone(&self.site), self.process);
@@ -184,18 +213,19 @@ impl Dispatcher {
         });
     }
 
-    /// Ends the old leader's consumers and makes one's own; what the old one had read is suspect.
+    /// Notes what the consumers of earlier leaders were given, deletes them and makes its own. What they were given is
+    /// suspect.
     async fn take_over(&self, epoch: u64, is_leading: &Rc<Cell<bool>>) -> Option<Leader> {
         let (site, process) = (&self.site, self.process);
         let ask = async |stream: Stream, what: Rc<dyn Fn(&mut crate::broker::Broker) -> u64>| {
             let what = move |broker: &mut crate::broker::Broker, _| what(broker);
             site.network.request(process, Hop::Consumer, stream, what).await.got()
         };
-        let mut suspect_until = vec![0; flows().len()];
+        let mut old = Vec::new();
         for stream in [Stream::Tasks, Stream::Time] {
             let list = move |broker: &mut crate::broker::Broker, _| broker.consumers(stream);
-            let old = site.network.request(process, Hop::Consumer, stream, list).await.got()?;
-            for name in old.into_iter().filter(|name| name.epoch != epoch) {
+            let found = site.network.request(process, Hop::Consumer, stream, list).await.got()?;
+            for name in found.into_iter().filter(|name| name.epoch != epoch) {
                 if !site.mutants.has(Mutant::TakeOverWithoutPause) {
                     let paused = name.clone();
                     ask(
@@ -210,21 +240,23 @@ impl Dispatcher {
                 let read = name.clone();
                 let delivered = ask(stream, Rc::new(move |broker| broker.delivered(&read).unwrap_or(0))).await?;
                 site.point(process, Point::DispatcherTakingOver).await;
-                let gone = name.clone();
-                ask(
-                    stream,
-                    Rc::new(move |broker| {
-                        broker.delete_consumer(&gone);
-                        0
-                    }),
-                )
-                .await?;
-                if let Some(flow) = flows().iter().position(|(_, subject)| *subject == name.subject)
-                    && !site.mutants.has(Mutant::TakeOverTrustsAll)
-                {
-                    suspect_until[flow] = suspect_until[flow].max(delivered);
-                }
+                old.push((name, delivered));
             }
+        }
+        let mut suspect_until = self.note_delivered(&old).await?;
+        for (gone, _) in old {
+            ask(
+                gone.stream,
+                Rc::new(move |broker| {
+                    broker.delete_consumer(&gone);
+                    0
+                }),
+            )
+            .await?;
+        }
+        site.point(process, Point::DispatcherWithoutConsumers).await;
+        if site.mutants.has(Mutant::TakeOverTrustsAll) {
+            suspect_until.fill(0);
         }
         let mut leader = Leader::new(self, epoch, suspect_until, Rc::clone(is_leading));
         let counted = leader.count().await?;
@@ -776,7 +808,12 @@ impl Leader {
             let count = |broker: &mut crate::broker::Broker, _| {
                 let tasks = broker.messages(Stream::Lanes).map(|message| match &message.body {
                     Body::Tasks(tasks) => tasks.len() as u64,
-                    Body::Done(_) | Body::Holder(_) | Body::Mark { .. } | Body::Claim(_) | Body::Nothing => 0,
+                    Body::Done(_)
+                    | Body::Holder(_)
+                    | Body::Delivered(_)
+                    | Body::Mark { .. }
+                    | Body::Claim(_)
+                    | Body::Nothing => 0,
                 });
                 tasks.sum::<u64>()
             };

@@ -610,6 +610,7 @@ impl Executor {
                 | Body::Tasks(_)
                 | Body::Done(_)
                 | Body::Holder(_)
+                | Body::Delivered(_)
                 | Body::Claim(_)
                 | Body::Nothing => false,
             },
@@ -813,7 +814,12 @@ impl Executor {
         let read = move |broker: &mut Broker, _| match broker.last(Stream::Notes, &subject) {
             Some((_, message)) => match message.body {
                 Body::Mark { token: stored, .. } => stored != token,
-                Body::Tasks(_) | Body::Done(_) | Body::Holder(_) | Body::Claim(_) | Body::Nothing => false,
+                Body::Tasks(_)
+                | Body::Done(_)
+                | Body::Holder(_)
+                | Body::Delivered(_)
+                | Body::Claim(_)
+                | Body::Nothing => false,
             },
             None => false,
         };

@@ -57,11 +57,13 @@ pub enum Mutant {
     MarkNotMovedOn,
     /// What a leader read before it lost its lease is dispatched by its successor as if nobody had.
     TakeOverTrustsAll,
+    /// A new leader deletes the consumers of the old one without noting what they were given.
+    TakeOverNotNoted,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::AckBeforePublish,
         Self::NoMessageId,
         Self::NoExpectedSequence,
@@ -89,6 +91,7 @@ impl Mutant {
         Self::GivenUpIsSettled,
         Self::MarkNotMovedOn,
         Self::TakeOverTrustsAll,
+        Self::TakeOverNotNoted,
     ];
 }
 

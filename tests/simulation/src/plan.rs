@@ -195,6 +195,8 @@ pub enum Point {
     DispatcherBeforeAck,
     /// C5: a dispatcher that takes over.
     DispatcherTakingOver,
+    /// C5: a dispatcher that has deleted the consumers of earlier leaders and made none of its own.
+    DispatcherWithoutConsumers,
     /// C6: an executor that has a task and has not begun it.
     ExecutorBeforeBegin,
     /// C7: an executor, in the handler.
@@ -216,13 +218,14 @@ pub enum Point {
 impl Point {
     /// All of them. C8 is a poison task, C12 and C13 are the callback service's, C14 is an election, C15 (disk full)
     /// and C16 (DONE's age) need a real broker.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::SubmitterBeforePublish,
         Self::SubmitterAfterPublish,
         Self::ExecutorCompleting,
         Self::DispatcherBeforePublish,
         Self::DispatcherBeforeAck,
         Self::DispatcherTakingOver,
+        Self::DispatcherWithoutConsumers,
         Self::ExecutorBeforeBegin,
         Self::ExecutorRunning,
         Self::ExecutorBeforeDone,

@@ -402,7 +402,12 @@ impl Site {
         let read = move |broker: &mut Broker, _| match broker.last(Stream::Done, &subject) {
             Some((_, message)) => match &message.body {
                 Body::Done(record) => Some(Rc::clone(record)),
-                Body::Tasks(_) | Body::Holder(_) | Body::Mark { .. } | Body::Claim(_) | Body::Nothing => None,
+                Body::Tasks(_)
+                | Body::Holder(_)
+                | Body::Delivered(_)
+                | Body::Mark { .. }
+                | Body::Claim(_)
+                | Body::Nothing => None,
             },
             None => None,
         };

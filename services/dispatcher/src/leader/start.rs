@@ -10,6 +10,7 @@ use super::runs::Runs;
 use super::tenants::Told;
 use super::upkeep::{self, Upkeep};
 use crate::World;
+use crate::delivered;
 use crate::error::Error;
 use futures::stream::FuturesUnordered;
 use jetlane_bus::clock;
@@ -45,9 +46,10 @@ impl Leader {
         let (tasks, due) =
             futures::try_join!(bus.pause_old(STREAM_TASKS, epoch, mine), bus.pause_old(STREAM_TIME, epoch, mine))
                 .map_err(failed)?;
-        // Noted before anything is deleted: the next try finds no consumer to read it from.
-        let delivered = world.delivered.note(queue, tasks.iter().chain(&due));
-        futures::try_join!(bus.delete_old(&tasks), bus.delete_old(&due)).map_err(failed)?;
+        let old = [tasks, due].concat();
+        let delivered = delivered::note(bus, queue, &old).await.map_err(failed)?;
+        bus.delete_old(&old).await.map_err(failed)?;
+        fail::fail_point!("dispatcher::between-delete-and-create", |_| std::process::abort());
         let counted = upkeep::count(bus, lanes).await.map_err(failed)?;
         let mut leader = Self {
             world: world.clone(),

@@ -165,6 +165,25 @@ async fn task_that_one_leader_read_is_suspect_though_the_next_leader_dies_before
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn task_that_one_leader_read_is_suspect_though_the_next_leader_dies_while_it_takes_over() {
+    const TASKS: usize = 3;
+    let mut stage = Stage::set().await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    let sent: Vec<_> = (0..TASKS).map(|_| task("pictures", "a.b", Priority::Normal)).collect();
+    stage.submit_all(&sent).await;
+    for task in &sent {
+        stage.until_read("pictures", &task.id).await;
+    }
+    stage.crash().await;
+    // The consumers of the first leader are deleted, and the second has made none of its own.
+    let process = Process::start(&stage.server.url(), "dispatcher::between-delete-and-create=return");
+    assert!(soon(process.crashes()).await.expect("it is waited for"), "it ended well: the crash was not reached");
+    stage.start(Config::default()).await;
+    let taken = stage.taker("pictures").await.take(TASKS, 5).await;
+    assert!(taken.iter().all(|task| task.suspect), "{taken:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn suspect_task_past_its_deadline_waits_while_an_executor_says_that_it_runs() {
     let stage = Stage::set().await;
     stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
