@@ -185,6 +185,16 @@ impl Duplicates {
         }
     }
 
+    /// Whether a later run of the task is held or left a short time ago: the task goes on by that run.
+    pub fn has_later(&self, now: Micros, task_type: &TaskType, id: &TaskId, run: u32) -> bool {
+        let is_known = |state: &State| match state {
+            State::Held(..) => true,
+            State::Left { at, .. } => !is_past(now, *at),
+        };
+        let first = Key::of(task_type, id, run.saturating_add(1));
+        first.run > run && self.runs.range(first..=Key::of(task_type, id, u32::MAX)).any(|(_, state)| is_known(state))
+    }
+
     /// The run is given up without being stored: a later arrival is new.
     pub fn forget(&mut self, task_type: &TaskType, id: &TaskId, run: u32) {
         let key = Key::of(task_type, id, run);
@@ -252,6 +262,19 @@ mod tests {
         assert_eq!(runs.arrives(NOW, ("a", 1), HERE, 2), Arrival::Copy);
         assert_eq!(runs.arrives(after(60), ("a", 1), THERE, 3), Arrival::Copy, "it is still held");
         assert_eq!(runs.arrives(NOW, ("a", 2), THERE, 4), Arrival::New);
+    }
+
+    #[test]
+    fn later_run_that_is_held_or_has_just_left_shows_that_its_task_goes_on() {
+        let mut runs = Runs::default();
+        runs.arrives(NOW, ("a", 1), HERE, 1);
+        runs.arrives(NOW, ("b", 2), THERE, 2);
+        let has_later = |runs: &Runs, now, run| runs.0.has_later(now, &kind("a.b"), &id("a"), run);
+        assert!(!has_later(&runs, NOW, 1), "the other run is another task's");
+        runs.arrives(NOW, ("a", 3), THERE + 1, 3);
+        assert!(has_later(&runs, NOW, 1) && !has_later(&runs, NOW, 3) && !has_later(&runs, NOW, u32::MAX));
+        runs.leaves(NOW, ("a", 3), Departure::MayEnd);
+        assert!(has_later(&runs, after(1), 1) && !has_later(&runs, after(60), 1));
     }
 
     #[test]

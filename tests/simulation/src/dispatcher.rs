@@ -75,6 +75,8 @@ enum Letter {
     News(News),
     ToLane(Vec<EntryId>, Published),
     Away(EntryId, bool),
+    /// Nobody runs a task that is to be ended.
+    Unclaimed(EntryId),
     Claimed(Box<Arrived>, Claimed),
     PullEnded(FlowId, u64),
     Pulled(FlowId, u64, u32),
@@ -438,6 +440,7 @@ impl Leader {
                 self.gone(entry, Stored::Before, departure);
             }
             Letter::Away(entry, false) => self.back(entry),
+            Letter::Unclaimed(entry) => self.unclaimed(entry),
             Letter::Claimed(arrived, claimed) => self.claimed(*arrived, claimed),
             Letter::Pulled(flow, number, messages) => {
                 let entry = self.pulls.entry(number).or_insert((flow, 0));
@@ -702,21 +705,45 @@ impl Leader {
         }
     }
 
-    /// Ends a task that does not run now: it expired, or is not due yet.
+    /// Ends a task that does not run now: it expired, or is not due yet. One that may have begun in time is not ended by
+    /// somebody who only looks at the clock.
     fn end(&mut self, entry: EntryId) {
+        let Some(held) = self.held.get(&entry) else { return };
+        if held.fate != Fate::Run || !held.task.suspect || self.site.mutants.has(Mutant::SuspectExpired) {
+            return self.end_now(entry);
+        }
+        let (site, process, letters) = (Rc::clone(&self.site), self.process, self.letters.clone());
+        let (id, next) = (Rc::<str>::from(held.task.id.as_str()), held.task.run.saturating_add(1));
+        self.spawn(async move {
+            let schedule = Subject::Schedule(Rc::clone(&id), next);
+            let read = move |broker: &mut crate::broker::Broker, _| broker.last(Stream::Time, &schedule).is_some();
+            let is_run = crate::executor::is_run_by_anybody(&site, process, &id, None).await;
+            let is_scheduled = site.network.request(process, Hop::Consumer, Stream::Time, read).await.got();
+            letters.send(match is_scheduled {
+                Some(false) if !is_run => Letter::Unclaimed(entry),
+                Some(_) | None => Letter::Away(entry, false),
+            });
+        });
+    }
+
+    /// Ends a task that nobody runs, unless a later run of it came meanwhile.
+    fn unclaimed(&mut self, entry: EntryId) {
+        let Some(held) = self.held.get(&entry) else { return };
+        let task = &held.task;
+        let goes_on = self.runs.has_later(self.now(), &task.task_type, &task.id, task.run);
+        if goes_on {
+            self.back(entry);
+        } else {
+            self.end_now(entry);
+        }
+    }
+
+    fn end_now(&mut self, entry: EntryId) {
         let Some(held) = self.held.get(&entry) else { return };
         let (site, process, letters) = (Rc::clone(&self.site), self.process, self.letters.clone());
         let (task, fate, now) = (Rc::clone(&held.task), held.fate, self.now().0);
         let expired = task.deadline.filter(|_| task.attempts == 0).is_some_and(|deadline| deadline.0 <= now);
         self.spawn(async move {
-            // A task that may have begun in time is not ended by somebody who only looks at the clock.
-            if fate == Fate::Run && task.suspect && !site.mutants.has(Mutant::SuspectExpired) {
-                let id: Rc<str> = task.id.as_str().into();
-                if crate::executor::is_run_by_anybody(&site, process, &id, None).await {
-                    letters.send(Letter::Away(entry, false));
-                    return;
-                }
-            }
             let is_stored = match fate {
                 Fate::Later(at) if !expired => {
                     let mut next = TaskEvent::clone(&task);

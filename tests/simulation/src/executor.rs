@@ -679,7 +679,10 @@ impl Executor {
         match marked_by {
             None => Owner::Unknown,
             Some((owner, token)) if owner == process.0 => {
-                if self.state.borrow().never_began.contains(&token) {
+                let state = self.state.borrow();
+                if state.undecided.contains(&token) {
+                    Owner::Runs
+                } else if state.never_began.contains(&token) {
                     Owner::NeverBegan
                 } else {
                     Owner::Disowns

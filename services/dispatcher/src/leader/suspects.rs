@@ -1,11 +1,12 @@
 //! Suspects whose deadline has passed: an executor may have begun one in time, by a copy that an earlier leader
-//! dispatched. Executors are asked before such a task is ended; while one of them runs it, it waits here.
+//! dispatched. Executors are asked before such a task is ended; while one of them runs it, or a later run of it waits or
+//! runs, the copy waits here.
 
 use super::Leader;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use jetlane_bus::inquire::Reply;
-use jetlane_bus::{Bus, Error};
+use jetlane_bus::{Bus, Error, clock};
 use jetlane_core::EntryId;
 use jetlane_schemas::inquiry::{InquiredRun, Inquiry, InquiryReply};
 use jetlane_schemas::{Micros, subject};
@@ -45,7 +46,7 @@ pub(crate) struct Inquired {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
-    /// An executor runs one of the tasks.
+    /// An executor runs one of the tasks, or a later run of one is scheduled.
     Running,
     Nobody,
     /// The connection was lost meanwhile: nobody may have been asked.
@@ -95,7 +96,9 @@ impl Leader {
     /// Ends tasks that nobody runs; asks again later about the others.
     pub(super) fn inquired(&mut self, Inquired { entries, found }: Inquired) {
         match found {
-            Ok(Found::Nobody) => entries.into_iter().for_each(|entry| self.finish(entry)),
+            Ok(Found::Nobody) => entries.into_iter().for_each(|entry| {
+                if self.goes_on(entry) { self.inquire(vec![entry], ASK_AGAIN_AFTER) } else { self.finish(entry) }
+            }),
             Ok(Found::Running) if entries.len() > 1 => {
                 entries.into_iter().for_each(|entry| self.inquire(vec![entry], Duration::ZERO));
             }
@@ -106,6 +109,12 @@ impl Leader {
             }
         }
     }
+
+    /// Whether a later run of the task came to this leader meanwhile.
+    fn goes_on(&self, entry: EntryId) -> bool {
+        let Some(task) = self.held.get(&entry).map(|held| &held.task) else { return false };
+        self.runs.has_later(clock::now(), &task.task_type, &task.id, task.run)
+    }
 }
 
 async fn ask(bus: &Bus, subject: &str, inquiry: &Inquiry) -> Result<Found, Error> {
@@ -115,11 +124,20 @@ async fn ask(bus: &Bus, subject: &str, inquiry: &Inquiry) -> Result<Found, Error
     if *bus.connections().borrow() != connection || !*bus.connected().borrow() {
         return Ok(Found::Unknown);
     }
-    Ok(match reply {
+    let found = match reply {
         Reply::Answer(answer) => match serde_json::from_slice(&answer) {
             Ok(InquiryReply::Unheld | InquiryReply::Unbegun) | Err(_) => Found::Nobody,
             Ok(InquiryReply::Adopted | InquiryReply::Superseded | InquiryReply::Running) => Found::Running,
         },
         Reply::Silent | Reply::Nobody => Found::Nobody,
-    })
+    };
+    if found == Found::Nobody {
+        for InquiredRun { task_type, id, run, .. } in &inquiry.runs {
+            let next = bus.scheduled(id).await?.map(|(_, task)| task);
+            if next.is_some_and(|next| next.task_type == *task_type && next.run > *run) {
+                return Ok(Found::Running);
+            }
+        }
+    }
+    Ok(found)
 }

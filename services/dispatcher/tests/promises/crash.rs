@@ -5,7 +5,7 @@ use jetlane_bus::clock;
 use jetlane_dispatcher::Config;
 use jetlane_schemas::inquiry::{Inquiry, InquiryReply};
 use jetlane_schemas::subject::{STREAM_LANES, STREAM_TASKS};
-use jetlane_schemas::{Completion, Flow, Headers, Outcome, Priority, RunToken, TaskId, subject};
+use jetlane_schemas::{Completion, Flow, Headers, Micros, Outcome, Priority, RunToken, TaskEvent, TaskId, subject};
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -208,4 +208,26 @@ async fn suspect_task_past_its_deadline_waits_while_an_executor_says_that_it_run
     task.id = TaskId::generate();
     stage.submit(&task).await;
     assert_eq!(stage.completion("a.b", task.id.as_str()).await.outcome, Outcome::Expired);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copy_of_a_task_past_its_deadline_is_not_expired_while_a_later_run_is_scheduled() {
+    let stage = Stage::set().await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    let mut copy = task("pictures", "a.b", Priority::Normal);
+    (copy.deadline, copy.suspect) = (Some(clock::now()), true);
+    let in_an_hour = Micros(clock::now().0 + 3_600_000_000);
+    stage.bus.store_due(&TaskEvent { run: 2, attempts: 1, ..copy.clone() }, in_an_hour).await.expect("stored");
+    let mut questions = stage.bus.subscribe(&subject::owner(&copy.queue)).await.expect("subscribed");
+    stage.submit(&copy).await;
+    // Nobody runs it, and yet it is asked about again.
+    for _ in 0..2 {
+        soon(questions.next()).await.expect("a question comes");
+    }
+    assert!(stage.bus.read_done(&copy.task_type, &copy.id).await.expect("read").is_none(), "it has begun in time");
+    let done = Completion { token: Some(RunToken::draw()), ..Completion::of(&copy, Outcome::Succeeded, clock::now()) };
+    stage.bus.complete(&done).await.expect("stored");
+    stage.bus.end_schedule(&done).await.expect("removed");
+    stage.until_holds(STREAM_TASKS, 0).await;
+    assert_eq!(stage.completion("a.b", copy.id.as_str()).await.outcome, Outcome::Succeeded);
 }
