@@ -6,6 +6,7 @@ use jetlane_bus::{clock, trace};
 use jetlane_schemas::intake::{self, Message};
 use jetlane_schemas::limits::TIMEOUT_MS_MAX;
 use jetlane_schemas::needs::smallest_fit;
+use jetlane_schemas::subject::Lane;
 use jetlane_schemas::task::InvalidOption;
 use jetlane_schemas::{
     Failure, FitEntry, Flow, Headers, Micros, QueueName, TaskEvent, TaskId, TaskType, TypeEntry, frame,
@@ -26,8 +27,15 @@ const SKEW_MAX: Micros = Micros(5_000_000);
 
 /// The code of a failure of a task whose type nobody has announced.
 pub(crate) const UNKNOWN_TYPE: &str = "unknown_type";
-/// The type under which frames are kept that cannot be read.
-pub(crate) const UNREADABLE: &str = "jetlane.unreadable";
+/// The type under which messages are kept that cannot be read.
+const UNREADABLE: &str = "jetlane.unreadable";
+
+/// The task that stands for a message of a lane which cannot be read: its body is that of the message.
+pub(crate) fn unreadable(lane: &Lane, sequence: u64, body: &[u8]) -> TaskEvent {
+    let id = TaskId::new(format!("lane-{sequence}")).expect("a word and a number");
+    let task_type = TaskType::new(UNREADABLE).expect("two tokens of letters");
+    TaskEvent::new(id, task_type, lane.queue.clone(), clock::now(), body.to_vec())
+}
 
 /// No run takes longer, whatever is told of it.
 pub(crate) const DAY: Micros = Micros(TIMEOUT_MS_MAX * 1_000);

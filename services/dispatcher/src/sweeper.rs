@@ -4,12 +4,12 @@
 use crate::carry::{self, Joins};
 use crate::error::Error;
 use crate::plain;
-use crate::read::UNREADABLE;
+use crate::read::unreadable;
 use jetlane_bus::flows::{Durable, From};
 use jetlane_bus::pull::REFUSED_PAUSE;
-use jetlane_bus::{Bus, Delivery, Pulled, Puller, clock};
+use jetlane_bus::{Bus, Delivery, Pulled, Puller};
 use jetlane_schemas::subject::{Lane, LaneKind, STREAM_ADVISORIES, STREAM_LANES};
-use jetlane_schemas::{Failure, Headers, Outcome, TaskEvent, TaskId, TaskType, frame};
+use jetlane_schemas::{Failure, Headers, Outcome, TaskEvent, frame};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -118,18 +118,16 @@ async fn end_message(bus: &Bus, advisory: &Advisory) -> Result<(), jetlane_bus::
 }
 
 fn tasks_of(lane: &Lane, sequence: u64, headers: &Headers, body: &[u8]) -> Vec<TaskEvent> {
-    match lane.kind {
-        LaneKind::Plain => plain::read(lane, headers, body).into_iter().collect(),
-        LaneKind::Bundle => frame::decode_bundle(body).unwrap_or_else(|error| {
-            tracing::error!(%error, sequence, "A bundle that the server gave up cannot be read; it is kept whole as a dead letter.");
-            vec![unreadable(lane, sequence, body)]
-        }),
-    }
-}
-
-/// The task that stands for a bundle which cannot be read: its body is the frame.
-fn unreadable(lane: &Lane, sequence: u64, body: &[u8]) -> TaskEvent {
-    let id = TaskId::new(format!("lane-{sequence}")).expect("a word and a number");
-    let task_type = TaskType::new(UNREADABLE).expect("two tokens of letters");
-    TaskEvent::new(id, task_type, lane.queue.clone(), clock::now(), body.to_vec())
+    let tasks = match lane.kind {
+        LaneKind::Plain => plain::read(lane, headers, body).map(|task| vec![task]).ok_or_else(|| "no task".into()),
+        LaneKind::Bundle => frame::decode_bundle(body).map_err(|error| error.to_string()),
+    };
+    tasks.unwrap_or_else(|error| {
+        tracing::error!(
+            error,
+            sequence,
+            "A message that the server gave up cannot be read; it is kept whole as a dead letter."
+        );
+        vec![unreadable(lane, sequence, body)]
+    })
 }

@@ -4,9 +4,9 @@
 use super::Leader;
 use super::answers::Answers;
 use super::output::{Beside, Carried};
-use crate::carry;
+use crate::carry::{self, Joins};
 use crate::error::Error;
-use crate::{names, plain};
+use crate::{names, plain, read};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -16,7 +16,7 @@ use jetlane_core::plain::PLAIN_SILENCE_MAX;
 use jetlane_core::{EntryId, Event, FitId};
 use jetlane_schemas::frame::{Credit, RUNS_TOLD_MAX};
 use jetlane_schemas::subject::{BUCKET_REGISTRY, Lane, STREAM_LANES};
-use jetlane_schemas::{Fit, Micros, Priority, TaskType, subject};
+use jetlane_schemas::{Failure, Fit, Micros, Outcome, Priority, TaskType, subject};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -25,6 +25,8 @@ use std::time::Duration;
 const TAKE_BACK_MAX: usize = 16;
 /// How long a lane that is taken back may be silent until it counts as empty.
 const TAKE_BACK_SILENCE: Duration = Duration::from_millis(500);
+/// The pause before a message that is no task is put aside again, for which there was no room.
+const PUT_ASIDE_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// How often it is tried to say that completions have to be read; the next leader says it anew.
 const SAY_TRIES_MAX: u32 = 600;
@@ -275,14 +277,26 @@ async fn take_back(bus: &Bus, lane: &Lane) -> Result<u32, jetlane_bus::Error> {
 async fn take_back_one(bus: &Bus, lane: &Lane, delivery: &Delivery) -> Result<u32, jetlane_bus::Error> {
     let task = plain::read(lane, &delivery.headers(), &delivery.body);
     let Some(mut task) = task else {
-        tracing::warn!(lane = %lane.subject(), "A message that is no task lay in a plain lane; it is removed.");
-        return delivery.ack.settle().await.map(|()| 0);
+        return put_aside(bus, lane, delivery).await.map(|()| 0);
     };
     // Whoever had it before spent an attempt on it.
     let before = u32::try_from(delivery.facts.delivered.saturating_sub(1)).unwrap_or(u32::MAX);
     task.attempts = task.attempts.saturating_add(before);
     carry::postpone(bus, &task, clock::now()).await?;
     delivery.ack.settle().await.map(|()| 1)
+}
+
+/// Keeps a message of a lane that is no task as a dead letter, and removes it from the lane.
+async fn put_aside(bus: &Bus, lane: &Lane, delivery: &Delivery) -> Result<(), jetlane_bus::Error> {
+    let mut task = read::unreadable(lane, delivery.facts.stream_sequence, &delivery.body);
+    let failure = Failure::new("frame", "the message is no task");
+    let span = carry::end_span(&mut task, Outcome::Rejected, Joins::Child);
+    if !carry::end(bus, &task, Outcome::Rejected, failure, &span).await? {
+        // DONE is full: it comes again.
+        return delivery.ack.give_back(PUT_ASIDE_AGAIN_AFTER).await;
+    }
+    tracing::warn!(lane = %lane.subject(), task_id = %task.id, "A message that is no task lay in a plain lane; it is a dead letter now.");
+    delivery.ack.settle().await
 }
 
 /// A question for credit has no content.

@@ -10,7 +10,8 @@ use jetlane_schemas::subject::{self, BUCKET_REGISTRY, STREAM_DONE, STREAM_LANES,
 use jetlane_schemas::{Completion, EstimateEntry, Headers, Outcome, Priority, RunToken, header};
 use std::time::Duration;
 
-async fn next(puller: &mut Puller, patience: Duration) -> Option<Delivery> {
+/// The next delivery of a lane; `None` once nothing has come for so long.
+pub(crate) async fn next(puller: &mut Puller, patience: Duration) -> Option<Delivery> {
     if puller.outstanding() == 0 {
         puller.ask(1, None).await.unwrap();
     }
