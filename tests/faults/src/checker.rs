@@ -2,6 +2,7 @@
 
 use crate::admin::Replica;
 use crate::journal::{Event, Expect, Line, Returned};
+use jetlane_schemas::subject::STREAM_TIME;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long a run may go without a sign of life, in microseconds: the lanes' ack wait.
@@ -13,6 +14,11 @@ const FORERUN_US: u64 = 1_000_000;
 /// How much earlier the signs of life of a run may have ended than the fault that broke its lease was over, so that the
 /// fault lasted as long as a lease less the time since the last sign of life.
 const SIGN_OF_LIFE_US: u64 = 3_500_000;
+/// How soon after the loss of a stream a task has to complete that was accepted after it: the time that services take to
+/// notice and to make the stream anew, and other faults meanwhile.
+const FLOWS_WITHIN_US: u64 = 60_000_000;
+/// How long after a stream was deleted its last acks may come to the journals.
+const ANSWER_US: u64 = 2_000_000;
 /// How long a run may take from looking its task up to the begin of its handler.
 const LOOK_UP_US: u64 = 2_000_000;
 /// Lines of a task's history that a violation carries.
@@ -132,6 +138,8 @@ pub enum Kind {
     LanesOverfilled,
     /// A task that an earlier leader was given was dispatched as if nobody had had it.
     TrustedAfterTakeOver,
+    /// No task completed for too long after a stream that held work was lost.
+    StoodStill,
     /// A stream of work is not empty after all is done.
     Leftover,
     /// Replicas of a stream differ.
@@ -175,6 +183,10 @@ pub struct Findings {
     pub unreadable: u64,
     /// Messages of completed tasks that a full disk left behind.
     pub stranded: u64,
+    /// Tasks without a completion that were accepted before a stream that held work was deleted.
+    pub lost_by_deletion: u64,
+    /// Callbacks that are missing since their stream was deleted.
+    pub callbacks_lost_by_deletion: u64,
 }
 
 /// All that is known of one task.
@@ -182,6 +194,7 @@ pub struct Findings {
 struct Task<'a> {
     submits: Vec<&'a Line>,
     accepts: u64,
+    accepted_us: Option<u64>,
     runs: Vec<Run>,
     heard: BTreeSet<&'a str>,
     callbacks: u64,
@@ -206,6 +219,7 @@ pub fn check(history: &History) -> Findings {
     for (name, task) in &tasks {
         judge.task(name, task);
     }
+    judge.flow_after_deletions(&tasks);
     judge.streams();
     judge.processes();
     judge.health();
@@ -279,7 +293,9 @@ fn tasks<'a>(history: &'a History, names: &BTreeMap<&str, String>) -> BTreeMap<S
             }
             Event::Accept { marker, .. } => {
                 if let Some(name) = names.get(marker.as_str()) {
-                    tasks.entry(name.clone()).or_default().accepts += 1;
+                    let task = tasks.entry(name.clone()).or_default();
+                    task.accepts += 1;
+                    task.accepted_us = task.accepted_us.or(Some(line.at_us));
                 }
             }
             Event::Heard { id, task_type, outcome } => {
@@ -383,6 +399,7 @@ impl Judge<'_> {
             let near = self.faults.iter().filter(|fault| {
                 let near = fault.begin_us <= last + FORERUN_US && fault.end_us + LEASE_US >= first;
                 let whole = fault.kind.starts_with("server") || fault.target.starts_with("dispatcher");
+                let whole = whole || fault.kind == WORK_DELETE;
                 near && (whole || fault.pids.iter().any(|pid| pids.contains(pid)))
             });
             lines.extend(near.map(|fault| {
@@ -424,7 +441,11 @@ impl Judge<'_> {
             }
             return;
         };
-        if task.completions.is_empty() && task.accepts > 0 {
+        let is_missing = task.completions.is_empty() && task.accepts > 0;
+        if is_missing && task.accepted_us.is_some_and(|accepted_us| self.is_deleted_after(accepted_us, "JETLANE_")) {
+            // It may have lain in that stream. Whatever it has done else is judged as ever.
+            self.findings.lost_by_deletion += 1;
+        } else if is_missing {
             self.report(
                 Kind::Lost,
                 name,
@@ -447,8 +468,37 @@ impl Judge<'_> {
         if webhook && !task.completions.is_empty() && task.callbacks == 0 {
             if self.history.due_callbacks.contains(name) {
                 self.findings.callbacks_due += 1;
+            } else if task.completions.iter().any(|stored| self.is_deleted_after(stored.at_us, STREAM_TIME)) {
+                // Callbacks wait there.
+                self.findings.callbacks_lost_by_deletion += 1;
             } else if !self.history.dead_callbacks.contains(name) {
                 self.report(Kind::CallbackMissing, name, "its webhook was neither delivered nor dead-lettered");
+            }
+        }
+    }
+
+    /// The deletions of streams that held work.
+    fn deletions(&self) -> impl Iterator<Item = &Injected> {
+        self.faults.iter().filter(|fault| fault.kind == WORK_DELETE)
+    }
+
+    /// Whether a stream of this name, or whose name begins so, was deleted with what it held then or later.
+    fn is_deleted_after(&self, at_us: u64, stream: &str) -> bool {
+        self.deletions().any(|fault| fault.target.starts_with(stream) && at_us <= fault.end_us + ANSWER_US)
+    }
+
+    /// New tasks complete soon after a stream that held work was deleted.
+    fn flow_after_deletions(&mut self, tasks: &BTreeMap<String, Task<'_>>) {
+        let ends = |after_us: u64| {
+            let new = tasks.values().filter(move |task| task.accepted_us.is_some_and(|at_us| at_us > after_us));
+            new.flat_map(|task| task.completions.iter().map(|stored| stored.at_us)).min()
+        };
+        let deletions: Vec<Injected> = self.deletions().cloned().collect();
+        for deletion in deletions {
+            let after_us = deletion.end_us + ANSWER_US;
+            if ends(after_us).is_none_or(|at_us| at_us > deletion.end_us + FLOWS_WITHIN_US) {
+                let what = format!("no new task completed within {} s of its deletion", FLOWS_WITHIN_US / 1_000_000);
+                self.report(Kind::StoodStill, &deletion.target, what);
             }
         }
     }
@@ -720,6 +770,9 @@ impl Judge<'_> {
         begun.collect()
     }
 }
+
+/// The fault that deletes a stream that holds work. It is no fault of a server: it explains no second run.
+pub const WORK_DELETE: &str = "work-delete";
 
 /// How the markers of tasks begin that end the process of their handler.
 pub const DEADLY: &str = "deadly-";

@@ -1,5 +1,6 @@
 //! Injects faults into a running soak, and writes each into the journal with whom it hit and how long.
 
+use crate::checker;
 use crate::journal::{Event, Expect, now_us};
 use crate::plan::Fault;
 use crate::proxy::Link;
@@ -122,6 +123,12 @@ impl Stage {
                 anyhow::ensure!(deleted["error"].is_null(), "{stream} cannot be deleted: {deleted}");
                 Hit::of("server-stream-delete", stream, Vec::new())
             }
+            Fault::WorkDelete(stream) => {
+                self.admin.api(&format!("$JS.API.STREAM.DELETE.{stream}"), &json!({})).await?;
+                // Also where an election took the answer: whoever makes the stream anew has to notice that it is gone.
+                self.frames.lock().await.retain(|frame| frame.stream != stream);
+                Hit::of(checker::WORK_DELETE, stream, Vec::new())
+            }
             Fault::SlowConsumer(name, time) => {
                 let pid = self.process(name)?.pid();
                 let proxies = self.links.get(name).with_context(|| format!("no links of {name}"))?;
@@ -149,7 +156,7 @@ impl Stage {
             }
             Fault::Deadly => {
                 let id = TaskId::generate().to_string();
-                let marker = format!("{}{id}", crate::checker::DEADLY);
+                let marker = format!("{}{id}", checker::DEADLY);
                 let task = Hard { marker: marker.clone(), behaviour: Behaviour::Abort };
                 self.submits(&marker, &id, Hard::TYPE, Expect::Failure);
                 self.publish(&marker, &id, Hard::TYPE, &serde_json::to_vec(&task)?, &id).await?;

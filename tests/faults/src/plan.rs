@@ -71,6 +71,8 @@ pub enum Fault {
     DiskFull(Duration),
     /// Deletes a stream that holds no work: the scheduler makes it anew.
     StreamDelete(&'static str),
+    /// Deletes a stream that holds work: what lies in it is lost, and the scheduler makes it anew.
+    WorkDelete(&'static str),
     /// Makes a process read slowly for this time, while much is sent to it.
     SlowConsumer(&'static str, Duration),
     /// Steps the clock of a submitter by so many seconds for this time.
@@ -105,6 +107,7 @@ impl Fault {
                 | Self::Partition(..)
                 | Self::DiskFull(_)
                 | Self::StreamDelete(_)
+                | Self::WorkDelete(_)
         )
     }
 }
@@ -138,6 +141,9 @@ const STREAMS: &[&str] = &["JETLANE_TASKS", "JETLANE_TIME", "JETLANE_LANES", "JE
 /// Streams whose messages the scheduler does not need, and those of buckets that are written anew.
 const SPARE: &[&str] = &["JETLANE_ADVISORIES", "KV_jetlane_leases", "KV_jetlane_registry"];
 
+/// Streams that hold work.
+const HELD: &[&str] = &["JETLANE_TASKS", "JETLANE_TIME", "JETLANE_LANES"];
+
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
@@ -152,6 +158,12 @@ const PROCESS_PAUSE_MS: (u64, u64) = (900, 2_200);
 const MESSAGE_PAUSE_MS: (u64, u64) = (1_500, 4_500);
 /// The pause after a fault of a server: an election, and time in which tasks flow.
 const SERVER_PAUSE_MS: (u64, u64) = (7_000, 12_000);
+
+/// The shortest soak in which a stream that holds work is deleted. The checker takes what was accepted before that for
+/// lost by the fault, so it comes once, and so early that most of the soak is judged without it.
+const WORK_DELETE_LENGTH_MIN: Duration = Duration::from_secs(300);
+/// When that stream is deleted, in percent of the soak.
+const WORK_DELETE_PERCENT: (u64, u64) = (5, 15);
 
 /// What is planned for a soak.
 #[derive(Debug, Clone)]
@@ -176,6 +188,7 @@ impl Wish {
         let mut planned = self.processes(&mut Chance::new(self.seed));
         planned.extend(self.servers(&mut Chance::new(self.seed ^ 1)));
         planned.extend(self.messages(&mut Chance::new(self.seed ^ 2)));
+        planned.extend(self.work_delete(&mut Chance::new(self.seed ^ 3)));
         planned.sort_by_key(|planned| planned.at);
         planned
     }
@@ -246,6 +259,14 @@ impl Wish {
             at += lasts + ms(chance.between(SERVER_PAUSE_MS.0, SERVER_PAUSE_MS.1));
         }
         planned
+    }
+
+    /// The loss of a stream that holds work.
+    fn work_delete(&self, chance: &mut Chance) -> Option<Planned> {
+        let is_due = self.wants(Class::Stream) && self.length >= WORK_DELETE_LENGTH_MIN;
+        let percent = chance.between(WORK_DELETE_PERCENT.0, WORK_DELETE_PERCENT.1);
+        let at = self.length * u32::try_from(percent).unwrap_or(0) / 100;
+        is_due.then(|| Planned { at, fault: Fault::WorkDelete(chance.pick(HELD)) })
     }
 
     /// Faults of messages and streams, and load.
@@ -324,6 +345,19 @@ mod tests {
             }
         }
         assert_ne!(wish(1, 1).plan(), wish(2, 1).plan());
+    }
+
+    #[test]
+    fn stream_that_holds_work_is_deleted_once_and_early_in_a_long_soak_and_never_in_a_short_one() {
+        let deleted = |wish: &Wish| -> Vec<Duration> {
+            let plan = wish.plan().into_iter();
+            plan.filter(|planned| matches!(planned.fault, Fault::WorkDelete(_))).map(|planned| planned.at).collect()
+        };
+        for seed in 0..50 {
+            let at = deleted(&wish(seed, 1));
+            assert!(matches!(at[..], [at] if at <= Duration::from_secs(90)), "{at:?}");
+            assert!(deleted(&Wish { length: Duration::from_secs(40), ..wish(seed, 3) }).is_empty());
+        }
     }
 
     #[test]

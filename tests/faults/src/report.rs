@@ -90,6 +90,10 @@ pub struct Report {
     pub unreadable: u64,
     /// Messages of completed tasks that a full disk left behind.
     pub stranded: u64,
+    /// Tasks that a deleted stream took with it, at most: accepted before, and without a completion.
+    pub lost_by_deletion: u64,
+    /// Callbacks that a deleted stream took with it.
+    pub callbacks_lost_by_deletion: u64,
     /// Processes that ended by themselves.
     pub ended: BTreeMap<String, u64>,
     /// Figures.
@@ -115,6 +119,8 @@ impl Report {
             callbacks_due: findings.callbacks_due,
             unreadable: findings.unreadable,
             stranded: findings.stranded,
+            lost_by_deletion: findings.lost_by_deletion,
+            callbacks_lost_by_deletion: findings.callbacks_lost_by_deletion,
             ended: findings.ended,
             figures,
             counts: findings.counts,
@@ -136,12 +142,14 @@ impl fmt::Display for Report {
         writeln!(f, "accepted {}, completions {} {:?}", self.accepted, figures.completions, figures.outcomes)?;
         writeln!(
             f,
-            "runs beyond one a task that faults explain {}, retries {}, callbacks due later {}, unreadable messages {}, stranded by a full disk {}, process starts {}, drained in {:.1} s",
+            "runs beyond one a task that faults explain {}, retries {}, callbacks due later {}, unreadable messages {}, stranded by a full disk {}, lost with a deleted stream {} and callbacks {}, process starts {}, drained in {:.1} s",
             self.explained_runs,
             self.retries,
             self.callbacks_due,
             self.unreadable,
             self.stranded,
+            self.lost_by_deletion,
+            self.callbacks_lost_by_deletion,
             figures.starts,
             figures.drain_s
         )?;

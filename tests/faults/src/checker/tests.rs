@@ -248,3 +248,93 @@ fn service_that_is_ready_three_seconds_after_the_last_server_was_killed_does_not
     tale.history.not_ready.insert("callback".into(), "broker: gone".into());
     assert_eq!(tale.found(), [Kind::NotReady]);
 }
+
+/// A task that was accepted at 0 s, a stream that is deleted at 20 s, and a task of after that which completes.
+fn tale_of_a_deletion(stream: &str) -> Tale {
+    let submit = Event::Submit {
+        marker: "new".into(),
+        id: Some("new".into()),
+        task_type: "t".into(),
+        expect: Expect::Success,
+        retries: 3,
+        webhook: false,
+        delay_us: 0,
+    };
+    let accept = Event::Accept { marker: "new".into(), id: "new".into(), duplicate: false };
+    Tale::default()
+        .submitted("old", Expect::Success, 3)
+        .fault(WORK_DELETE, stream, 0, 20, 20)
+        .at(30, submit)
+        .at(30, accept)
+}
+
+#[test]
+fn task_without_a_completion_that_was_accepted_before_its_stream_was_deleted_is_counted_and_no_violation() {
+    let history = tale_of_a_deletion("JETLANE_TASKS").completed("new", "succeeded").history;
+    let findings = check(&history);
+    assert_eq!((findings.violations.len(), findings.lost_by_deletion), (0, 1), "{:?}", findings.violations);
+    let history =
+        tale_of_a_deletion("JETLANE_TASKS").completed("new", "succeeded").completed("old", "succeeded").history;
+    assert_eq!(check(&history).lost_by_deletion, 0, "it was not lost");
+}
+
+#[test]
+fn task_that_was_accepted_after_the_deletion_is_lost_as_ever() {
+    let later = |tale: Tale| {
+        let submit = Event::Submit {
+            marker: "later".into(),
+            id: Some("later".into()),
+            task_type: "t".into(),
+            expect: Expect::Success,
+            retries: 3,
+            webhook: false,
+            delay_us: 0,
+        };
+        tale.at(23, submit).at(23, Event::Accept { marker: "later".into(), id: "later".into(), duplicate: false })
+    };
+    let tale = later(tale_of_a_deletion("JETLANE_TASKS")).completed("new", "succeeded");
+    assert_eq!(tale.found(), [Kind::Lost]);
+}
+
+#[test]
+fn deletion_excuses_no_second_completion_no_second_run_and_no_failure() {
+    let tale = || tale_of_a_deletion("JETLANE_LANES").completed("new", "succeeded");
+    assert_eq!(tale().completed("old", "succeeded").completed("old", "succeeded").found(), [Kind::CompletedTwice]);
+    let again = tale().run("old", 7, 19, Some((20, Returned::Output))).run("old", 8, 22, Some((23, Returned::Output)));
+    assert_eq!(again.found(), [Kind::RanAgain], "though it has no completion");
+    assert_eq!(tale().completed("old", "failed").found(), [Kind::SuccessAsFailure]);
+    let late = tale().completed("old", "succeeded").run("old", 8, 55, Some((56, Returned::Output)));
+    assert_eq!(late.found(), [Kind::RanAfterCompletion]);
+}
+
+#[test]
+fn queue_that_stands_still_after_a_deletion_is_seen() {
+    assert_eq!(tale_of_a_deletion("JETLANE_TIME").found(), [Kind::Lost, Kind::StoodStill]);
+    let mut tale = tale_of_a_deletion("JETLANE_TIME").completed("new", "succeeded");
+    tale.history.completions[0].at_us = 81 * SECOND;
+    assert_eq!(tale.found(), [Kind::StoodStill]);
+}
+
+#[test]
+fn callback_is_excused_by_the_deletion_of_the_stream_in_which_it_waits_and_by_no_other() {
+    let tale = |stream| {
+        let submit = Event::Submit {
+            marker: "hook".into(),
+            id: Some("hook".into()),
+            task_type: "t".into(),
+            expect: Expect::Success,
+            retries: 3,
+            webhook: true,
+            delay_us: 0,
+        };
+        let tale = tale_of_a_deletion(stream).completed("old", "succeeded").completed("new", "succeeded");
+        let mut tale = tale.at(0, submit).completed("hook", "succeeded");
+        tale.history.completions[2].at_us = 19 * SECOND;
+        tale
+    };
+    assert_eq!(tale("JETLANE_TASKS").found(), [Kind::CallbackMissing]);
+    assert_eq!(tale("JETLANE_TIME").found(), []);
+    let mut later = tale("JETLANE_TIME");
+    later.history.completions[2].at_us = 40 * SECOND;
+    assert_eq!(later.found(), [Kind::CallbackMissing]);
+}
