@@ -97,7 +97,7 @@ async fn round(
             Err(error) if error.fault() == Fault::Final => {
                 let Due { task_type, sequence, .. } = &due;
                 tracing::warn!(%task_type, sequence, %error, "Could not end a task that nobody serves; trying again later.");
-                ends.put_off(due, END_AGAIN_AFTER);
+                ends.put_off(&due, END_AGAIN_AFTER);
             }
             Err(error) => return Err(error),
         }
@@ -203,7 +203,7 @@ impl Ends {
     }
 
     /// A message ends later.
-    fn put_off(&mut self, due: Due, by: Micros) {
+    fn put_off(&mut self, due: &Due, by: Micros) {
         if let Some(task_type) = self.by_time.remove(&(due.end, due.sequence)) {
             self.by_time.insert((Micros(clock::now().0.saturating_add(by.0)), due.sequence), task_type);
         }
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(ends.due(Micros(200), 1).len(), 1);
         ends.ended(&due[0]);
         assert_eq!(ends.due(Micros(98), 9), []);
-        ends.put_off(due[1].clone(), Micros(1_000));
+        ends.put_off(&due[1], Micros(1_000));
         assert_eq!(ends.due(Micros(99), 9), [], "one that is refused keeps no other waiting");
         assert!(ends.due(Micros(u64::MAX), 9).iter().any(|due| due.sequence == 2), "it is tried again");
     }
