@@ -38,3 +38,9 @@ pub const RETRIES_MAX: u32 = 100;
 pub const TIMEOUT_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 /// The longest delay before a task is due, in milliseconds: one year.
 pub const DELAY_MS_MAX: u64 = 365 * 24 * 60 * 60 * 1000;
+/// The most types that the registry takes, by announcement or by `jetlane types set`. The dispatcher learns run times
+/// of as many; each costs it a compiled schema, and one that plain clients submit a consumer besides.
+pub const TYPES_MAX: usize = 4_096;
+/// The most queues that the registry takes. Each that is led costs three writes of its lease a second and a consumer a
+/// lane, whether it has work or not.
+pub const QUEUES_MAX: usize = 1_024;

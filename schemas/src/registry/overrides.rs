@@ -96,6 +96,16 @@ impl TypeLayers {
         Ok(self.change(task_type, |layers| layers.set = set))
     }
 
+    /// Returns whether a type is announced, or something set of it.
+    pub fn knows(&self, task_type: &TaskType) -> bool {
+        self.layers.contains_key(task_type)
+    }
+
+    /// Counts the types that are announced, or of which something is set.
+    pub fn count(&self) -> usize {
+        self.layers.len()
+    }
+
     /// Returns what people have set of a type.
     pub fn of_people(&self, task_type: &TaskType) -> Option<&TypeOverride> {
         self.layers.get(task_type)?.set.as_ref()

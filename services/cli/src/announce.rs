@@ -7,6 +7,7 @@ mod shown;
 
 use crate::args::{Types, TypesAction, TypesSet};
 use crate::output::{Exit, Failure, Output, table, took};
+use crate::queues;
 use crate::reach::{self, Nats};
 use crate::result::NO_STREAMS;
 use jetlane::{Bus, Flow, QueueEntry, QueueName, TaskType, TypeEntry};
@@ -175,7 +176,7 @@ async fn announce(nats: &Nats, set: &TypesSet, output: &Output) -> Result<Exit, 
     let queue = set.queue.as_deref().map(QueueName::new).transpose().map_err(wrong)?;
     let schema = set.schema.as_deref().map(schema).transpose()?;
     let client = reach::client(nats).await?;
-    let failed = |error: Error| Failure::of(Exit::Error, &error).help(NO_STREAMS);
+    let failed = |error: Error| queues::failed(&error);
     let registry = client.bus().bucket(BUCKET_REGISTRY).await.map_err(failed)?;
     let key = subject::registry_override(&task_type);
     for _ in 0..ATTEMPTS_MAX {
@@ -185,18 +186,20 @@ async fn announce(nats: &Nats, set: &TypesSet, output: &Output) -> Result<Exit, 
         let wanted = changed(known, queue.clone(), schema.clone(), set);
         let entry = merged(&wanted, announced.as_ref(), &task_type)?;
         // The queue first: a type must not name one that nobody has announced.
-        let new_queue = registry.create(&subject::registry_queue(&entry.queue), &QueueEntry::default()).await;
-        let new_queue = new_queue.map_err(failed)?;
+        if created {
+            registry.room_for_type(&task_type).await.map_err(failed)?;
+        }
+        let new_queue = registry.announce_queue(&entry.queue).await.map_err(failed)?;
         if registry.replace(&key, &wanted, revision).await.map_err(failed)?.is_none() {
             // Somebody was quicker: what they wrote is what is changed.
             continue;
         }
         let told = serde_json::json!({
-            "type": task_type, "created": created, "queue_created": new_queue.is_some(), "entry": entry, "set": wanted,
+            "type": task_type, "created": created, "queue_created": new_queue, "entry": entry, "set": wanted,
         });
         output.data(&told, || {
             let how = if created { "announced" } else { "changed" };
-            let new = if new_queue.is_some() { " (new)" } else { "" };
+            let new = if new_queue { " (new)" } else { "" };
             let set = match wanted.names().join(", ") {
                 names if names.is_empty() => "nothing is set by hand".into(),
                 names => format!("set by hand: {names}"),

@@ -58,8 +58,13 @@ pub(crate) async fn run(nats: &Nats, args: &Queues, output: &Output) -> Result<E
     }
 }
 
-fn failed(error: &Error) -> Failure {
-    Failure::of(Exit::Error, error).help(NO_STREAMS)
+/// What failed, and what helps.
+pub(crate) fn failed(error: &Error) -> Failure {
+    match error {
+        // It says itself what helps.
+        Error::RegistryFull { .. } => Failure::of(Exit::Error, error),
+        error => Failure::of(Exit::Error, error).help(NO_STREAMS),
+    }
 }
 
 async fn found(bus: &Bus, output: &Output) -> Result<BTreeMap<QueueName, Found>, Failure> {

@@ -6,14 +6,19 @@ use futures::FutureExt as _;
 use jetlane_bus::Bus;
 use jetlane_bus::kv::{Change, Watch, Watched};
 use jetlane_core::shards::Assignment;
+use jetlane_schemas::limits::{QUEUES_MAX, TYPES_MAX};
 use jetlane_schemas::subject::{BUCKET_REGISTRY, RegistryKey};
 use jetlane_schemas::{
     EstimateEntry, QueueEntry, QueueName, ShardEntry, SharedEntry, TaskType, TypeEntry, TypeLayers, TypeOverride,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+/// How often it is told that types or queues are passed over, which the registry holds beyond its limits.
+const BEYOND_TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// The registry as it was last told.
 pub(crate) type Known = watch::Receiver<Arc<Registry>>;
@@ -32,10 +37,37 @@ pub(crate) struct Registry {
     /// What code announced and what people have set; shared by all copies, of which only the last changes.
     layers: Arc<Mutex<TypeLayers>>,
     queues: BTreeMap<QueueName, QueueEntry>,
+    /// How many types name each queue.
+    named: BTreeMap<QueueName, usize>,
+    beyond: Beyond,
     shards: BTreeMap<String, (QueueName, ShardEntry)>,
     shared: BTreeMap<QueueName, SharedEntry>,
     /// Written by leaders every few seconds and read when a lead begins: shared by all copies, and no news.
     estimates: Arc<Mutex<BTreeMap<TaskType, EstimateEntry>>>,
+}
+
+/// What was passed over because the registry holds more than its limits.
+#[derive(Debug, Clone, Copy, Default)]
+struct Beyond {
+    /// Since it was told last.
+    passed: u64,
+    told: Option<Instant>,
+}
+
+impl Beyond {
+    fn pass(&mut self, what: &'static str, name: &str, most: usize) {
+        self.passed += 1;
+        if self.told.is_none_or(|told| told.elapsed() >= BEYOND_TOLD_EVERY) {
+            tracing::warn!(
+                what,
+                name,
+                most,
+                passed = self.passed,
+                "The registry holds more types or queues than a dispatcher serves: this one is passed over until it is announced again and there is room."
+            );
+            *self = Self { passed: 0, told: Some(Instant::now()) };
+        }
+    }
 }
 
 /// Whether a change is worth waking anybody for.
@@ -56,10 +88,9 @@ impl Registry {
         self.types.iter().filter(move |(_, known)| known.entry.queue == *queue).map(|(task_type, _)| task_type)
     }
 
-    /// Every queue that has an announcement of its own or a type.
+    /// Every queue that has an announcement of its own or a type; at most [`QUEUES_MAX`].
     pub(crate) fn queues(&self) -> BTreeSet<QueueName> {
-        let of_types = self.types.values().map(|known| known.entry.queue.clone());
-        self.queues.keys().cloned().chain(of_types).collect()
+        self.queues.keys().chain(self.named.keys()).cloned().collect()
     }
 
     /// The queue's announcement; the defaults where it has none.
@@ -84,7 +115,11 @@ impl Registry {
     }
 
     fn apply(&mut self, change: &Change) -> News {
-        match RegistryKey::parse(&change.key) {
+        let key = RegistryKey::parse(&change.key);
+        if change.value.is_some() && key.as_ref().is_some_and(|key| self.is_beyond(key)) {
+            return News::No;
+        }
+        match key {
             Some(RegistryKey::Type(task_type)) => match change.value.as_deref().map(read_type).transpose() {
                 Ok(entry) => {
                     let merged = self.layers().announce(&task_type, entry);
@@ -148,16 +183,62 @@ impl Registry {
         self.layers.lock().expect("nobody panics while holding the layers")
     }
 
+    /// Whether this is a type or a queue beyond the limits, which is then passed over. Whoever was first stays.
+    fn is_beyond(&mut self, key: &RegistryKey) -> bool {
+        match key {
+            RegistryKey::Type(task_type) | RegistryKey::Override(task_type) => {
+                let is_beyond = {
+                    let layers = self.layers();
+                    layers.count() >= TYPES_MAX && !layers.knows(task_type)
+                };
+                if is_beyond {
+                    self.beyond.pass("type", task_type.as_str(), TYPES_MAX);
+                }
+                is_beyond
+            }
+            RegistryKey::Queue(queue) => !self.has_room(queue),
+            _ => false,
+        }
+    }
+
+    /// Whether a queue is known, or there is room for one more.
+    fn has_room(&mut self, queue: &QueueName) -> bool {
+        let is_known = self.queues.contains_key(queue) || self.named.contains_key(queue);
+        // Most are announced and named by a type: they are told apart only where it matters.
+        if is_known || self.queues.len() + self.named.len() < QUEUES_MAX || self.queues().len() < QUEUES_MAX {
+            return true;
+        }
+        self.beyond.pass("queue", queue.as_str(), QUEUES_MAX);
+        false
+    }
+
+    /// Forgets that a type names its queue.
+    fn unname(&mut self, task_type: &TaskType) {
+        let Some(known) = self.types.remove(task_type) else { return };
+        if let Some(types) = self.named.get_mut(&known.entry.queue) {
+            *types -= 1;
+            if *types == 0 {
+                self.named.remove(&known.entry.queue);
+            }
+        }
+    }
+
     /// Takes a type as it is served from now on.
     fn serve(&mut self, task_type: TaskType, entry: Option<TypeEntry>) {
         let Some(entry) = entry else {
-            self.types.remove(&task_type);
+            self.unname(&task_type);
             return;
         };
+        // One that moves to a queue beyond the limits stays where it is.
+        if !self.has_room(&entry.queue) {
+            return;
+        }
         let schema = Schema::compile(entry.schema.as_ref()).unwrap_or_else(|reason| {
             tracing::warn!(%task_type, reason, "The schema of a type is no good: its bodies are not checked against it.");
             Schema::any()
         });
+        self.unname(&task_type);
+        *self.named.entry(entry.queue.clone()).or_default() += 1;
         self.types.insert(task_type, Arc::new(KnownType { entry, schema }));
     }
 }
@@ -244,6 +325,59 @@ mod tests {
         assert_eq!(registry.types_of(&queue).count(), 1);
         registry.apply(&change("types.image.thumbnail", None));
         assert!(registry.queues().is_empty());
+    }
+
+    #[test]
+    fn types_beyond_the_limit_are_passed_over_and_those_before_them_go_on() {
+        let mut registry = Registry::default();
+        let name = |number: usize| TaskType::new(format!("t{number}")).expect("valid");
+        for number in 0..TYPES_MAX + 20 {
+            // What people have set of a type makes it one too.
+            let room = if number % 2 == 0 { "types" } else { "overrides" };
+            registry.apply(&change(&format!("{room}.t{number}"), Some(r#"{"queue":"pictures"}"#)));
+        }
+        assert_eq!((registry.types.len(), registry.layers().count()), (TYPES_MAX, TYPES_MAX));
+        assert!(registry.task_type(&name(0)).is_some() && registry.task_type(&name(TYPES_MAX)).is_none());
+        assert_eq!(registry.beyond.passed, 19, "one is told, the others a while later");
+        let known = registry.apply(&change("types.t0", Some(r#"{"queue":"pictures","retries":7}"#)));
+        assert_eq!(known, News::Yes, "one that is known changes as ever");
+        assert_eq!(registry.task_type(&name(0)).map(|known| known.entry.retries), Some(7));
+        registry.apply(&change("types.t0", None));
+        registry.apply(&change("types.late", Some(r#"{"queue":"pictures"}"#)));
+        assert_eq!(registry.types.len(), TYPES_MAX, "a removed one makes room");
+        assert!(registry.task_type(&TaskType::new("late").expect("valid")).is_some());
+    }
+
+    #[test]
+    fn queues_beyond_the_limit_are_passed_over_whether_announced_or_named_by_a_type() {
+        let mut registry = Registry::default();
+        for number in 0..QUEUES_MAX {
+            if number % 2 == 0 {
+                registry.apply(&change(&format!("queues.q{number}"), Some("{}")));
+            }
+            if number % 3 != 0 || number % 2 == 1 {
+                registry.apply(&change(&format!("types.t{number}"), Some(&format!(r#"{{"queue":"q{number}"}}"#))));
+            }
+        }
+        let all = registry.queues();
+        assert_eq!(all.len(), QUEUES_MAX);
+        registry.apply(&change("queues.new", Some("{}")));
+        registry.apply(&change("types.new", Some(r#"{"queue":"another"}"#)));
+        registry.apply(&change("types.t1", Some(r#"{"queue":"another"}"#)));
+        assert_eq!(registry.queues(), all);
+        let queue = |registry: &Registry, name: &str| {
+            registry.task_type(&name.parse().expect("valid")).map(|known| known.entry.queue.to_string())
+        };
+        assert_eq!((queue(&registry, "new"), queue(&registry, "t1")), (None, Some("q1".into())));
+        // A queue that is named by a type may be announced, and a type may name one that is.
+        registry.apply(&change("queues.q1", Some(r#"{"policy":"sjf"}"#)));
+        registry.apply(&change("types.other", Some(r#"{"queue":"q0"}"#)));
+        assert_eq!(registry.queue(&"q1".parse().expect("valid")).order.policy, jetlane_schemas::PolicyName::Sjf);
+        assert_eq!(queue(&registry, "other").as_deref(), Some("q0"));
+        registry.apply(&change("queues.q0", None));
+        registry.apply(&change("types.other", None));
+        registry.apply(&change("queues.new", Some("{}")));
+        assert!(registry.queues().contains("new"), "a removed one makes room");
     }
 
     #[test]

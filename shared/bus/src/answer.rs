@@ -47,6 +47,7 @@ impl Error {
             | Self::Credentials { .. }
             | Self::Denied { .. }
             | Self::TooOld { .. }
+            | Self::RegistryFull { .. }
             | Self::Frame { .. }
             | Self::Refused { .. } => Fault::Final,
             Self::Connect { .. } | Self::NoJetStream { .. } => Fault::Transient,

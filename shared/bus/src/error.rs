@@ -164,6 +164,25 @@ pub enum Error {
         #[source]
         source: Source,
     },
+    /// The registry has as many types or queues as it takes.
+    #[error(
+        "the registry is full: it has {count} {what} and takes {most} ({limit}); remove some that are not used: \
+         nats kv del {bucket} {keys}"
+    )]
+    RegistryFull {
+        /// `types` or `queues`.
+        what: &'static str,
+        /// How many there are.
+        count: usize,
+        /// How many it takes.
+        most: usize,
+        /// The name of the limit.
+        limit: &'static str,
+        /// The bucket.
+        bucket: &'static str,
+        /// What keys are called that may be removed.
+        keys: &'static str,
+    },
     /// Output over the body limit, or a frame that cannot be written.
     #[error("could not write a frame for {subject}")]
     Frame {

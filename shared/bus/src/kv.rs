@@ -104,6 +104,15 @@ impl Bucket {
         value.map(|json| serde_json::from_slice(&json).map_err(|e| self.failed("read", key, e.into()))).transpose()
     }
 
+    /// Returns whether a key has a value, whatever it is.
+    ///
+    /// # Errors
+    /// [`Error::Kv`].
+    pub async fn has(&self, key: &str) -> Result<bool, Error> {
+        let value = self.store.get(key).await.map_err(|e| self.failed("get", key, e.into()))?;
+        Ok(value.is_some())
+    }
+
     /// Writes a value.
     ///
     /// # Errors
@@ -214,6 +223,14 @@ impl Bucket {
                 _ => Err(self.failed("read", filter, error.into())),
             },
         }
+    }
+
+    /// Lists the keys under a pattern, also deleted ones whose marks are still there. One request.
+    pub(crate) async fn keys_and_marks(&self, keys: &str) -> Result<Vec<String>, Error> {
+        let prefix = subject::kv(&self.name, "");
+        let filter = subject::kv(&self.name, keys);
+        let subjects = self.bus.subject_counts(&format!("KV_{}", self.name), &filter).await?;
+        Ok(subjects.into_keys().filter_map(|subject| subject.strip_prefix(&prefix).map(str::to_owned)).collect())
     }
 
     pub(crate) fn store(&self) -> &Store {

@@ -16,6 +16,7 @@
 //! - [`letters`]: dead letters, read and sent again
 //! - [`schedule`]: delays in the broker
 //! - [`lease`], [`kv`]: who leads a queue; what is announced
+//! - [`room`]: how many types and queues the registry takes
 //! - [`claims`]: one task of a key at a time
 //! - [`probe`]: whether the connection is up and the streams exist, for readiness
 //! - [`trace`], [`clock`]: trace context as it travels; the three clocks
@@ -47,6 +48,7 @@ pub mod look;
 pub mod probe;
 pub mod publish;
 pub mod pull;
+pub mod room;
 pub mod schedule;
 mod settling;
 mod subjects;

@@ -38,8 +38,8 @@ const RUNS_BELIEVED: u64 = 1 << 32;
 const FIRST: Micros = Micros(100_000);
 /// The most size keys of a type; beyond it the one seen longest ago is forgotten.
 pub const SIZE_KEYS_MAX: usize = 64;
-/// The most types; beyond it the one seen longest ago is forgotten.
-pub const TYPES_MAX: usize = 4096;
+/// The most types, as many as the registry takes; beyond it the one seen longest ago is forgotten.
+pub const TYPES_MAX: usize = jetlane_schemas::limits::TYPES_MAX;
 
 /// How a run ended, as far as its time is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -95,6 +95,9 @@ pub(super) async fn run(bus: &Bus, queue: &QueueName, wanted: &Wanted, output: &
         let before = known.clone().unwrap_or_default();
         let after = wanted.apply(&before)?;
         let changed = differences(&before, &after);
+        if known.is_none() {
+            registry.room_for_queue(queue).await.map_err(|error| failed(&error))?;
+        }
         if known.as_ref() != Some(&after)
             && registry.replace(&key, &after, revision).await.map_err(|error| failed(&error))?.is_none()
         {

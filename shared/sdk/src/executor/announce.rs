@@ -50,7 +50,7 @@ impl Announcing {
         if registry.get::<serde_json::Value>(&subject::registry_type(task_type)).await?.is_some() {
             return Ok(true);
         }
-        registry.create(&subject::registry_queue(&self.queue), &QueueEntry::default()).await?;
+        registry.announce_queue(&self.queue).await?;
         for (task_type, entry) in &self.types {
             announce_type(&registry, task_type, entry).await?;
         }
@@ -70,7 +70,7 @@ pub(crate) struct Announced {
 ///
 /// # Errors
 /// [`Error::Option`] where a type's options are out of range; [`Error::Announce`] where the broker has refused
-/// for 30 s.
+/// for 30 s, or the registry has no room for another type or queue.
 pub(crate) async fn all(
     bus: &Bus,
     name: &QueueName,
@@ -86,6 +86,8 @@ pub(crate) async fn all(
                 reporter.announced(Ok(()));
                 return Ok(Some(announced));
             }
+            // It stays full until somebody removes something.
+            Err(error @ Error::Announce { source: jetlane_bus::Error::RegistryFull { .. }, .. }) => return Err(error),
             Err(error @ Error::Announce { .. }) if Instant::now() < until => {
                 reporter.announced(Err(error.to_string()));
                 if !std::mem::replace(&mut told, true) {
@@ -140,7 +142,7 @@ async fn registry(bus: &Bus, queue: &QueueName, reporter: &Reporter, drain: &Can
 async fn queue(registry: &Bucket, queue: &QueueName) -> Result<Vec<FitEntry>, Error> {
     let key = subject::registry_queue(queue);
     let failed = |source| Error::Announce { what: format!("queue {queue}"), source };
-    registry.create(&key, &QueueEntry::default()).await.map_err(failed)?;
+    registry.announce_queue(queue).await.map_err(failed)?;
     match registry.get::<QueueEntry>(&key).await {
         Ok(entry) => Ok(entry.filter(|entry| entry.check().is_ok()).unwrap_or_default().all_fits()),
         Err(error) => {
@@ -176,6 +178,9 @@ async fn announce_type(registry: &Bucket, task_type: &TaskType, entry: &TypeEntr
             }
             registry.put(&key, entry).await
         }
-        None => registry.put(&key, entry).await,
+        None => {
+            registry.room_for_type(task_type).await?;
+            registry.put(&key, entry).await
+        }
     }
 }
