@@ -9,12 +9,17 @@ use jetlane_service::frame::one_line;
 use jetlane_service::health::BEAT_EVERY;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// How often the lead of a queue is asked for while another has it.
 const ASK_EVERY: Duration = Duration::from_millis(250);
+/// How many queues are taken over at once. Each makes or looks at a consumer a lane and lists those of two streams: with
+/// 300 queues at once the server's answers came after the client's limit, and all began anew.
+const TAKE_OVERS_MAX: usize = 8;
 /// The pause after a lead that ended by a fault.
 const PAUSE_AFTER_FAULT: Duration = Duration::from_millis(500);
 
@@ -22,6 +27,7 @@ const PAUSE_AFTER_FAULT: Duration = Duration::from_millis(500);
 pub(crate) async fn lead_all(world: &World, drain: &CancellationToken) -> Result<(), Error> {
     let mut registry = world.registry.clone();
     let mut asked: BTreeMap<QueueName, CancellationToken> = BTreeMap::new();
+    let turns = Arc::new(Semaphore::new(TAKE_OVERS_MAX));
     let mut leads = JoinSet::new();
     let beat = world.readiness.heartbeat("supervisor");
     let mut beats = tokio::time::interval(BEAT_EVERY);
@@ -40,7 +46,7 @@ pub(crate) async fn lead_all(world: &World, drain: &CancellationToken) -> Result
         for queue in queues.into_iter().filter(|queue| world.config.serves(queue)) {
             if let Entry::Vacant(place) = asked.entry(queue.clone()) {
                 let lead = place.insert(drain.child_token()).clone();
-                leads.spawn(lead_one(world.clone(), queue, lead));
+                leads.spawn(lead_one(world.clone(), queue, Arc::clone(&turns), lead));
             }
         }
         tokio::select! {
@@ -59,9 +65,9 @@ pub(crate) async fn lead_all(world: &World, drain: &CancellationToken) -> Result
     Ok(())
 }
 
-async fn lead_one(world: World, queue: QueueName, drain: CancellationToken) {
+async fn lead_one(world: World, queue: QueueName, turns: Arc<Semaphore>, drain: CancellationToken) {
     while !drain.is_cancelled() {
-        let pause = match lead_once(&world, &queue, &drain).await {
+        let pause = match lead_once(&world, &queue, &turns, &drain).await {
             Ok(()) => {
                 world.readiness.lease(&queue, Ok(()));
                 ASK_EVERY
@@ -82,13 +88,21 @@ async fn lead_one(world: World, queue: QueueName, drain: CancellationToken) {
     world.readiness.lease(&queue, Ok(()));
 }
 
-async fn lead_once(world: &World, queue: &QueueName, drain: &CancellationToken) -> Result<(), Error> {
+async fn lead_once(
+    world: &World,
+    queue: &QueueName,
+    turns: &Semaphore,
+    drain: &CancellationToken,
+) -> Result<(), Error> {
+    // Before the lease: one that waits for its turn leaves the queue to whoever has time for it.
+    let Some(Ok(turn)) = drain.run_until_cancelled(turns.acquire()).await else { return Ok(()) };
     let asked = world.bus.lead(queue, &world.holder).await;
     let Some(lease) = asked.map_err(|source| Error::Lead { queue: queue.clone(), source })? else { return Ok(()) };
     let epoch = lease.epoch();
     let keeper = Keeper::keep(lease);
     let led = async {
         let mut leader = Box::pin(Leader::take_over(world, queue, epoch)).await?;
+        drop(turn);
         world.readiness.lease(queue, Ok(()));
         tracing::info!(%queue, epoch, "Leading a queue.");
         leader.serve(drain).await

@@ -9,6 +9,7 @@ mod flow;
 mod identity;
 mod keys;
 mod leads;
+mod limits;
 mod lost;
 mod needs;
 mod order;
