@@ -66,11 +66,14 @@ async fn queue_that_is_announced_no_more_is_given_back_whole_and_led_by_nobody()
     assert!(is_led(&stage, &queue, Duration::from_millis(1)).await, "it still has an announcement of its own");
     forget(&stage.bus, &subject::registry_queue(&queue)).await;
     // Its leader gives back what it holds, and then the lease.
-    let mut given_back = 0;
-    while given_back < tasks.len() {
-        let answer = soon(answers.next()).await.expect("an answer is heard");
-        given_back += usize::from(answer.body.starts_with(b"-NAK"));
-    }
+    let all_given_back = async {
+        let mut given_back = 0;
+        while given_back < tasks.len() {
+            let answer = answers.next().await.expect("an answer is heard");
+            given_back += usize::from(answer.body.starts_with(b"-NAK"));
+        }
+    };
+    soon(all_given_back).await;
     let took = until_free(&stage, &queue).await;
     assert!(took < LEASE_TTL, "the lease was left to end by itself: {took:?}");
     assert!(!is_led(&stage, &queue, NOBODY_FOR).await, "somebody took the lead");
