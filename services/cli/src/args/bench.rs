@@ -131,6 +131,12 @@ pub struct Idle {
     /// How long is watched.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub seconds: u64,
+    /// Queues that are announced beside those of the services.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1_000))]
+    pub queues: u16,
+    /// Types that are announced, spread over these queues; none without queues.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=4_000), requires = "queues")]
+    pub types: u16,
     /// Where the figures go.
     #[command(flatten)]
     pub told: Told,

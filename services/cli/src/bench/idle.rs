@@ -11,8 +11,11 @@ use super::services::connect;
 use super::usage::{Usage, megabytes};
 use crate::args::Idle;
 use crate::output::{Exit, Failure, Output, table};
+use futures::{StreamExt as _, TryStreamExt as _};
+use jetlane::{Bus, QueueEntry, QueueName, TaskType, TypeEntry};
 use jetlane_bus::floor::{Floor, Shape};
 use jetlane_executor::probe::Echo;
+use jetlane_schemas::subject::{self, BUCKET_LEASES, BUCKET_REGISTRY};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -22,11 +25,19 @@ use std::time::{Duration, Instant};
 const SETTLE: Duration = Duration::from_secs(3);
 /// What the bare loop is called: its hops run in this process.
 const LOOP: &str = "hops";
+/// How many announcements are written at once.
+const ANNOUNCED_AT_ONCE: usize = 128;
+/// How often it is looked whether all queues are led, and for how long.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LED_WITHIN: Duration = Duration::from_secs(300);
 
 /// All figures. The names are a contract.
 #[derive(Debug, Serialize)]
 struct Report {
     seconds: u64,
+    /// Announced beside those of the services.
+    queues: u16,
+    types: u16,
     #[serde(flatten)]
     ours: Cost,
     /// Messages a second over the bare loop's.
@@ -62,11 +73,15 @@ pub(super) async fn run(args: &Idle, output: &Output) -> Result<Exit, Failure> {
     let floor = floor?;
     output.say(format_args!("dispatcher, executor, callback service and server, idle for {} s", args.seconds));
     let mut processes = Processes::start(Vec::new()).await?;
-    let ours = Box::pin(system(&mut processes, time)).await;
+    let ours = Box::pin(system(&mut processes, args, time)).await;
     processes.stop().await;
     let ours = ours?;
     let messages_ratio = ratio(ours.messages_per_s, floor.messages_per_s);
-    tell(&Report { seconds: args.seconds, ours, messages_ratio, floor }, &args.told, output)
+    tell(
+        &Report { seconds: args.seconds, queues: args.queues, types: args.types, ours, messages_ratio, floor },
+        &args.told,
+        output,
+    )
 }
 
 async fn bare(processes: &Processes, time: Duration) -> Result<Cost, Failure> {
@@ -77,15 +92,38 @@ async fn bare(processes: &Processes, time: Duration) -> Result<Cost, Failure> {
     Ok(cost)
 }
 
-async fn system(processes: &mut Processes, time: Duration) -> Result<Cost, Failure> {
+async fn system(processes: &mut Processes, args: &Idle, time: Duration) -> Result<Cost, Failure> {
     for service in crate::stack::SERVICES {
         processes.run(service, &["run", service])?;
     }
     // What has been seen to work; its connection then goes, since an idle system has no submitter.
     let client = connect(&processes.server.url(), "bench-probe").await?;
     services::first(|| client.submit(Echo::of(&Value::Null))).await?;
+    let led = tokio::time::timeout(LED_WITHIN, announce(client.bus(), args)).await;
+    let late = |_| Failure::new(Exit::Error, format!("not all queues were led within {} s", LED_WITHIN.as_secs()));
+    led.map_err(late)?.map_err(|error| Failure::of(Exit::Error, &error))?;
     drop(client);
     watch(processes, &[], time).await
+}
+
+/// Announces queues and types, and waits until all queues are led.
+async fn announce(bus: &Bus, args: &Idle) -> Result<(), jetlane_bus::Error> {
+    let registry = bus.bucket(BUCKET_REGISTRY).await?;
+    let names = (0..args.queues).filter_map(|n| QueueName::new(format!("bench-{n}")).ok());
+    let names: Vec<_> = names.collect();
+    let queues = futures::stream::iter(&names)
+        .map(async |queue| registry.put(&subject::registry_queue(queue), &QueueEntry::default()).await);
+    queues.buffer_unordered(ANNOUNCED_AT_ONCE).try_collect::<()>().await?;
+    let types = (0..args.types).filter_map(|n| TaskType::new(format!("bench.t{n}")).ok()).zip(names.iter().cycle());
+    let types = futures::stream::iter(types).map(async |(task_type, queue)| {
+        registry.put(&subject::registry_type(&task_type), &TypeEntry::new(queue.clone())).await
+    });
+    types.buffer_unordered(ANNOUNCED_AT_ONCE).try_collect::<()>().await?;
+    let (stream, leases) = (format!("KV_{BUCKET_LEASES}"), subject::kv(BUCKET_LEASES, ">"));
+    while bus.subject_counts(&stream, &leases).await?.len() < names.len() {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
 }
 
 /// Counts for so long, once the start is over.
