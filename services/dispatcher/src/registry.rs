@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How often it is told that types or queues are passed over, which the registry holds beyond its limits.
-const BEYOND_TOLD_EVERY: Duration = Duration::from_secs(60);
+/// How often types or queues beyond the limits are reported, each of the two.
+const IGNORED_REPORTED_EVERY: Duration = Duration::from_secs(60);
 
 /// The registry as it was last told.
 pub(crate) type Known = watch::Receiver<Arc<Registry>>;
@@ -39,33 +39,35 @@ pub(crate) struct Registry {
     queues: BTreeMap<QueueName, QueueEntry>,
     /// How many types name each queue.
     named: BTreeMap<QueueName, usize>,
-    beyond: Beyond,
+    types_beyond: Ignored,
+    queues_beyond: Ignored,
     shards: BTreeMap<String, (QueueName, ShardEntry)>,
     shared: BTreeMap<QueueName, SharedEntry>,
     /// Written by leaders every few seconds and read when a lead begins: shared by all copies, and no news.
     estimates: Arc<Mutex<BTreeMap<TaskType, EstimateEntry>>>,
 }
 
-/// What was passed over because the registry holds more than its limits.
+/// Types, or queues, that are ignored because the registry holds more than its limit.
 #[derive(Debug, Clone, Copy, Default)]
-struct Beyond {
-    /// Since it was told last.
-    passed: u64,
-    told: Option<Instant>,
+struct Ignored {
+    /// How many since the last report.
+    count: u64,
+    reported: Option<Instant>,
 }
 
-impl Beyond {
-    fn pass(&mut self, what: &'static str, name: &str, most: usize) {
-        self.passed += 1;
-        if self.told.is_none_or(|told| told.elapsed() >= BEYOND_TOLD_EVERY) {
+impl Ignored {
+    fn one(&mut self, what: &'static str, name: &str, limit: usize) {
+        self.count += 1;
+        if self.reported.is_none_or(|at| at.elapsed() >= IGNORED_REPORTED_EVERY) {
+            let ignored = self.count;
             tracing::warn!(
                 what,
                 name,
-                most,
-                passed = self.passed,
-                "The registry holds more types or queues than a dispatcher serves: this one is passed over until it is announced again and there is room."
+                limit,
+                ignored,
+                "Ignoring what the registry holds beyond its limit, until it is announced again and there is room."
             );
-            *self = Self { passed: 0, told: Some(Instant::now()) };
+            *self = Self { count: 0, reported: Some(Instant::now()) };
         }
     }
 }
@@ -192,7 +194,7 @@ impl Registry {
                     layers.count() >= TYPES_MAX && !layers.knows(task_type)
                 };
                 if is_beyond {
-                    self.beyond.pass("type", task_type.as_str(), TYPES_MAX);
+                    self.types_beyond.one("type", task_type.as_str(), TYPES_MAX);
                 }
                 is_beyond
             }
@@ -208,7 +210,7 @@ impl Registry {
         if is_known || self.queues.len() + self.named.len() < QUEUES_MAX || self.queues().len() < QUEUES_MAX {
             return true;
         }
-        self.beyond.pass("queue", queue.as_str(), QUEUES_MAX);
+        self.queues_beyond.one("queue", queue.as_str(), QUEUES_MAX);
         false
     }
 
@@ -338,7 +340,7 @@ mod tests {
         }
         assert_eq!((registry.types.len(), registry.layers().count()), (TYPES_MAX, TYPES_MAX));
         assert!(registry.task_type(&name(0)).is_some() && registry.task_type(&name(TYPES_MAX)).is_none());
-        assert_eq!(registry.beyond.passed, 19, "one is told, the others a while later");
+        assert_eq!(registry.types_beyond.count, 19, "one is reported, the others with the next that is");
         let known = registry.apply(&change("types.t0", Some(r#"{"queue":"pictures","retries":7}"#)));
         assert_eq!(known, News::Yes, "one that is known changes as ever");
         assert_eq!(registry.task_type(&name(0)).map(|known| known.entry.retries), Some(7));
