@@ -128,6 +128,15 @@ impl Admin {
         Ok(counts)
     }
 
+    /// The sequence of the last message that a stream has stored.
+    ///
+    /// # Errors
+    /// When the stream cannot be read.
+    pub async fn last_sequence(&self, stream: &str) -> anyhow::Result<u64> {
+        let info = self.api(&format!("$JS.API.STREAM.INFO.{stream}"), &json!({})).await?;
+        info["state"]["last_seq"].as_u64().with_context(|| format!("no state of {stream}: {info}"))
+    }
+
     /// The names of a stream's durable consumers.
     ///
     /// # Errors

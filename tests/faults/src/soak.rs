@@ -25,10 +25,10 @@ use tokio::time::Instant;
 const FAULTS_TIME_MAX: Duration = Duration::from_secs(120);
 /// How long all tasks may take to complete once everything is healed.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(120);
-/// The same while what is left shrinks, as a backlog on a slow machine does.
+/// The same while completions come, as a backlog on a slow machine takes its time.
 const BACKLOG_TIME_MAX: Duration = Duration::from_secs(600);
-/// How soon what is left shrinks where somebody works on it: a handler of 12 s and a redelivery.
-const SHRINKS_WITHIN: Duration = Duration::from_secs(40);
+/// How soon the next completion comes where somebody works on a backlog: a handler of 12 s and a redelivery.
+const COMPLETES_WITHIN: Duration = Duration::from_secs(40);
 /// The pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long the streams of work stay empty before all is taken to be done.
@@ -180,15 +180,14 @@ fn services(processes: &BTreeMap<String, Process>) -> impl Iterator<Item = &Proc
 pub async fn drain(admin: &Admin) -> BTreeMap<String, u64> {
     let begun = Instant::now();
     let mut until = begun + DRAIN_TIME_MAX;
-    let (mut empty_since, mut fewest) = (None, u64::MAX);
+    let (mut empty_since, mut completions) = (None, 0);
     loop {
-        let (mut left, mut is_complete) = (BTreeMap::new(), true);
+        let mut left = BTreeMap::new();
         for stream in WORK {
             match admin.counts(stream).await {
                 Ok(counts) => left.extend(counts),
                 Err(error) => {
                     left.insert(format!("{stream}: {error:#}"), 1);
-                    is_complete = false;
                 }
             }
         }
@@ -200,11 +199,12 @@ pub async fn drain(admin: &Admin) -> BTreeMap<String, u64> {
             }
         } else {
             empty_since = None;
-            // A slow machine has a backlog: it is waited for while it shrinks.
-            let messages = left.values().sum::<u64>();
-            if is_complete && messages < fewest {
-                fewest = messages;
-                until = until.max(Instant::now() + SHRINKS_WITHIN).min(begun + BACKLOG_TIME_MAX);
+            // The number of messages is no measure: one that carries many tasks goes with the last of them.
+            if let Ok(stored) = admin.last_sequence(subject::STREAM_DONE).await
+                && stored > completions
+            {
+                completions = stored;
+                until = until.max(Instant::now() + COMPLETES_WITHIN).min(begun + BACKLOG_TIME_MAX);
             }
             // Nobody waits for what is never delivered.
             let is_late = begun.elapsed() > STRANDED_AFTER;
