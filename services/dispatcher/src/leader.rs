@@ -198,7 +198,7 @@ impl Leader {
         match woken {
             Woken::Carried(carried) => self.take_outcomes(carried),
             Woken::Turned(turn) => self.take_turn(turn).await?,
-            Woken::Opened(opened) => self.take_opened(opened),
+            Woken::Opened(opened) => self.take_opened(opened)?,
             Woken::Rang(flow) => self.flows.rang(&flow),
             Woken::Credit(credit) => self.take_credit(&credit.ok_or(Error::Closed)?),
             Woken::Asked(question) => self.take_question(&question.ok_or(Error::Closed)?),

@@ -64,6 +64,20 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether a consumer could not be made because another one reads its messages.
+    pub fn is_overlap(&self) -> bool {
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            if let Some(refused) = refusal(error) {
+                return refused.error_code() == jetstream::ErrorCode::CONSUMER_WQ_CONSUMER_NOT_UNIQUE;
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
 /// The class that an error's causes tell, the first that tells one.
 fn fault_of_sources(error: &(dyn std::error::Error + 'static)) -> Option<Fault> {
     let mut cause = error.source();

@@ -154,7 +154,11 @@ impl Flows {
 
     /// Begins to read a flow; `None` where its consumer could not be made. It is tried again when the
     /// flow is next seen.
-    pub(crate) fn opened(&mut self, opened: Opened) -> Option<FlowId> {
+    ///
+    /// # Errors
+    /// Where an earlier leader's consumer reads the flow: the server did not list it as the queue was taken over, or has
+    /// made it since.
+    pub(crate) fn opened(&mut self, opened: Opened) -> Result<Option<FlowId>, Error> {
         self.opening.remove(&opened.flow);
         self.open_next();
         let number = self.number(&opened.flow);
@@ -164,11 +168,13 @@ impl Flows {
                 let reading = self.reading(number);
                 (reading.asks, reading.asked) = (Some(sender), 0);
                 self.read_on(Turn { flow: number, puller, asks, pulled: Vec::new() }, Duration::ZERO);
-                Some(number)
+                Ok(Some(number))
             }
+            Err(error) if error.is_overlap() => Err(error),
             Err(error) => {
-                tracing::warn!(flow = %opened.flow, %error, "A flow cannot be read yet; trying again.");
-                None
+                let cause = std::error::Error::source(&error);
+                tracing::warn!(flow = %opened.flow, %error, cause, "A flow cannot be read yet; trying again.");
+                Ok(None)
             }
         }
     }

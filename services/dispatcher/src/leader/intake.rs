@@ -42,10 +42,16 @@ pub(super) struct ArrivedTask {
 }
 
 impl Leader {
-    pub(super) fn take_opened(&mut self, opened: Opened) {
-        if let Some(flow) = self.flows.opened(opened) {
+    /// Begins to read a flow whose consumer was made.
+    ///
+    /// # Errors
+    /// [`Error::TakeOver`] where an earlier leader's consumer stands in the way: the queue is taken over once more.
+    pub(super) fn take_opened(&mut self, opened: Opened) -> Result<(), Error> {
+        let failed = |source| Error::TakeOver { queue: self.queue.clone(), source };
+        if let Some(flow) = self.flows.opened(opened).map_err(failed)? {
             self.core.on(clock::now(), Event::FlowOpened(flow));
         }
+        Ok(())
     }
 
     /// Takes what a flow brought, and goes on reading it.

@@ -184,6 +184,22 @@ async fn task_that_one_leader_read_is_suspect_though_the_next_leader_dies_while_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumer_of_an_earlier_leader_that_appears_late_stops_no_flow() {
+    let stage = Stage::set().await;
+    stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
+    let first = task("pictures", "a.b", Priority::Normal);
+    stage.submit(&first).await;
+    stage.until_read("pictures", &first.id).await;
+    // The flow of another priority is opened with its first task.
+    let late = task("pictures", "a.b", Priority::ALL[0]);
+    let flow = Flow::Task(late.queue.clone(), late.priority, late.shard);
+    stage.bus.open_flow(&flow, u64::MAX, 0).await.expect("the flow has no consumer yet");
+    stage.submit(&late).await;
+    let taken = stage.taker("pictures").await.take(2, 5).await;
+    assert!(taken.iter().any(|task| task.id == late.id), "{taken:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn suspect_task_past_its_deadline_waits_while_an_executor_says_that_it_runs() {
     let stage = Stage::set().await;
     stage.announce("a.b", r#"{"queue":"pictures"}"#).await;
