@@ -38,7 +38,8 @@ impl Bucket {
     /// # Errors
     /// [`Error::RegistryFull`], and where the registry does not answer.
     pub async fn room_for_type(&self, task_type: &TaskType) -> Result<(), Error> {
-        self.room(TYPES, task_type.as_str()).await
+        // Boxed: rare, and inlining it would enlarge the future of every caller.
+        Box::pin(self.room(TYPES, task_type.as_str())).await
     }
 
     /// Checks that the registry has room for a queue; it has for one that is announced. One request.
@@ -46,7 +47,7 @@ impl Bucket {
     /// # Errors
     /// [`Error::RegistryFull`], and where the registry does not answer.
     pub async fn room_for_queue(&self, queue: &QueueName) -> Result<(), Error> {
-        self.room(QUEUES, queue.as_str()).await
+        Box::pin(self.room(QUEUES, queue.as_str())).await
     }
 
     /// Announces a queue with its defaults where nobody has and there is room; returns whether it was new. One request
