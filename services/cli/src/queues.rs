@@ -58,7 +58,7 @@ pub(crate) async fn run(nats: &Nats, args: &Queues, output: &Output) -> Result<E
     }
 }
 
-/// What failed, and what helps.
+/// The error that failed, with its advice.
 pub(crate) fn failed(error: &Error) -> Failure {
     match error {
         // It says itself what helps.

@@ -23,7 +23,7 @@ pub(crate) async fn note(
     let noted = noted.unwrap_or_default();
     let mut all = merged(&noted, consumers);
     for stream in [STREAM_TASKS, STREAM_TIME] {
-        if all.keys().any(|flow| flow.stream() == stream && !consumers.iter().any(|old| old.flow == *flow)) {
+        if noted.keys().filter_map(|subject| Flow::parse(subject)).any(|flow| flow.stream() == stream) {
             // A stream that was deleted meanwhile counts from 1 again.
             let last = bus.last_sequence(stream).await?;
             all.iter_mut().filter(|(flow, _)| flow.stream() == stream).for_each(|(_, until)| *until = last.min(*until));
@@ -37,16 +37,14 @@ pub(crate) async fn note(
     Ok(all)
 }
 
-/// A consumer knows more than the note: it carries what the note held when it was made.
+/// The greater of the note and the consumers, by flow: a consumer that appeared late may know less than the note.
 fn merged(noted: &BTreeMap<String, u64>, consumers: &[OldConsumer]) -> BTreeMap<Flow, u64> {
     let noted = noted.iter().filter_map(|(subject, delivered)| Some((Flow::parse(subject)?, *delivered)));
+    let given = consumers.iter().map(|old| (old.flow.clone(), old.delivered));
     let mut all = BTreeMap::new();
-    for old in consumers {
-        let delivered = all.entry(old.flow.clone()).or_insert(0);
-        *delivered = old.delivered.max(*delivered);
-    }
-    for (flow, delivered) in noted {
-        all.entry(flow).or_insert(delivered);
+    for (flow, delivered) in noted.chain(given) {
+        let until = all.entry(flow).or_insert(0);
+        *until = delivered.max(*until);
     }
     all
 }
@@ -56,12 +54,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn note_speaks_for_the_flows_that_have_no_consumer_any_more() {
+    fn note_and_consumers_count_by_the_greater_of_both() {
         let flow = |name: &str| Flow::Raw(name.parse().expect("a type"));
         let old = |name: &str, delivered| OldConsumer { flow: flow(name), name: "old".into(), delivered };
         let noted = BTreeMap::from([(flow("a.b").subject(), 7), ("of.a.later.version".to_owned(), 9)]);
         assert_eq!(merged(&noted, &[]), [(flow("a.b"), 7)].into());
         assert_eq!(merged(&noted, &[old("a.c", 2), old("a.c", 1)]), [(flow("a.b"), 7), (flow("a.c"), 2)].into());
-        assert_eq!(merged(&noted, &[old("a.b", 3)]), [(flow("a.b"), 3)].into(), "its stream counts from 1 again");
+        assert_eq!(merged(&noted, &[old("a.b", 3)]), [(flow("a.b"), 7)].into(), "it appeared late");
+        assert_eq!(merged(&noted, &[old("a.b", 9)]), [(flow("a.b"), 9)].into());
     }
 }

@@ -206,7 +206,7 @@ impl Registry {
     /// Whether a queue is known, or there is room for one more.
     fn has_room(&mut self, queue: &QueueName) -> bool {
         let is_known = self.queues.contains_key(queue) || self.named.contains_key(queue);
-        // Most are announced and named by a type: they are told apart only where it matters.
+        // The sum counts a queue twice that is both announced and named by a type; the exact count costs more.
         if is_known || self.queues.len() + self.named.len() < QUEUES_MAX || self.queues().len() < QUEUES_MAX {
             return true;
         }

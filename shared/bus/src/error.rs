@@ -180,7 +180,7 @@ pub enum Error {
         limit: &'static str,
         /// The bucket.
         bucket: &'static str,
-        /// What keys are called that may be removed.
+        /// The keys that can be removed to make room.
         keys: &'static str,
     },
     /// Output over the body limit, or a frame that cannot be written.

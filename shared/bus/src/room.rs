@@ -10,7 +10,7 @@ use jetlane_schemas::subject::{self, BUCKET_REGISTRY, RegistryKey};
 use jetlane_schemas::{QueueEntry, QueueName, TaskType};
 use std::collections::BTreeSet;
 
-/// What the registry counts.
+/// Types or queues, as the registry counts them.
 #[derive(Debug, Clone, Copy)]
 struct Kind {
     what: &'static str,

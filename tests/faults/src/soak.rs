@@ -25,7 +25,7 @@ use tokio::time::Instant;
 const FAULTS_TIME_MAX: Duration = Duration::from_secs(120);
 /// How long all tasks may take to complete once everything is healed.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(120);
-/// The same while completions come, as a backlog on a slow machine takes its time.
+/// How long they may take while completions go on: a backlog on a slow machine.
 const BACKLOG_TIME_MAX: Duration = Duration::from_secs(600);
 /// How soon the next completion comes where somebody works on a backlog: a handler of 12 s and a redelivery.
 const COMPLETES_WITHIN: Duration = Duration::from_secs(40);

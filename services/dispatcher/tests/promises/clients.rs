@@ -124,7 +124,7 @@ async fn a_task_that_a_client_terminates_fails_and_is_kept() {
     let delivery = next(&mut puller, PATIENCE).await.expect("a task comes");
     // Its first answer tells the subject of all its answers.
     delivery.ack.hold().await.unwrap();
-    let subject = soon(answers.next()).await.expect("an answer is heard").subject;
+    let subject = soon(answers.next()).await.expect("an answer comes").subject;
     stage.bus.send(subject, Headers::new(), "+TERM no such picture".into()).await.unwrap();
     let done = stage.completion("a.b", task.id.as_str()).await;
     assert_eq!(done.outcome, Outcome::Failed);

@@ -1,4 +1,4 @@
-//! Who leads which queue: a queue that is announced no more has no leader, and nothing of it is lost.
+//! Leads: a queue whose announcement is removed has no leader, and loses no task.
 
 use crate::stage::{PATIENCE, Stage, soon, task};
 use jetlane_bus::Bus;
@@ -69,7 +69,7 @@ async fn queue_that_is_announced_no_more_is_given_back_whole_and_led_by_nobody()
     let all_given_back = async {
         let mut given_back = 0;
         while given_back < tasks.len() {
-            let answer = answers.next().await.expect("an answer is heard");
+            let answer = answers.next().await.expect("an answer comes");
             given_back += usize::from(answer.body.starts_with(b"-NAK"));
         }
     };

@@ -76,7 +76,7 @@ async fn questions_that_are_no_good_or_too_many_are_refused_and_stop_nothing() {
     // Only now: the first lease of the bucket is that of the queue that is looked at.
     stage.announce("elsewhere", r#"{"queue":"another"}"#).await;
     let foreign = Question::Expect(Prospect { task_type: "elsewhere".parse().unwrap(), ..prospect(1, None) });
-    // The leader takes the type for one of its own until its watch of the registry has told it.
+    // The leader takes the type for its own until its watch has delivered the change.
     let refused = soon(async {
         loop {
             if let Answer::Refused { reason } = stage.ask("pictures", &foreign).await {

@@ -45,7 +45,7 @@ async fn message_that_cannot_be_read_and_that_nobody_pulls_any_more_is_kept_whol
     for _ in 0..3 {
         stage.submit(&task("pictures", "a.b", Priority::Normal)).await;
     }
-    // Its client takes one, and is never heard of again: two lie in its lane.
+    // Its client takes one and disappears: two stay in its lane.
     next(&mut puller, PATIENCE).await.expect("a task comes").ack.settle().await.unwrap();
     drop(puller);
     let sequence = stage.store(lane(LaneKind::Plain).subject(), Headers::new(), JUNK.to_vec(), None).await;
